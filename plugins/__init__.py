@@ -1,0 +1,66 @@
+"""The built-in plugins, registered through the same door as a third party's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from webssl_toolbox.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from webssl_toolbox.plugins import Registries
+
+# One line each: the name that a config writes, and where the class lives.
+OBJECTIVES = {
+    "CLIP": "clip:CLIP",
+    "MultiView": "multi_view:MultiView",
+    "SimSiam": "simsiam:SimSiam",
+    "MLM": "mlm:MLM",
+    "NNQueue": "nn_queue:NNQueue",
+}
+BACKBONES = {
+    "CLIPResNet": "clip_resnet:CLIPResNet",
+    "ViT": "vit:ViT",
+    "TextTransformer": "text_transformer:TextTransformer",
+}
+DATASETS = {
+    "Emoji": "emoji:Emoji",
+    "ImageFolder": "folder:ImageFolder",
+    "ImageTextList": "image_text:ImageTextList",
+}
+VIEWS = {
+    "Caption": "text:Caption",
+    "EDA": "eda:EDA",
+    "Tokenize": "text:Tokenize",
+    "MaskTokens": "text:MaskTokens",
+    "Background": "image:Background",
+    "RandomResizedCrop": "image:RandomResizedCrop",
+    "ResizeCenterCrop": "image:ResizeCenterCrop",
+    "RandomFlip": "image:RandomFlip",
+    "ColorJitter": "color:ColorJitter",
+    "Grayscale": "color:Grayscale",
+    "Solarize": "color:Solarize",
+    "GaussianBlur": "blur:GaussianBlur",
+    "Normalize": "color:Normalize",
+    "RandomKeep": "masks:RandomKeep",
+    "BlockMask": "masks:BlockMask",
+}
+EVALUATORS = {
+    "ZeroShot": "zero_shot:ZeroShot",
+    "Retrieval": "retrieval:Retrieval",
+    "KNN": "knn:KNN",
+    "PixelNeighbour": "pixels:PixelNeighbour",
+}
+
+
+@hookimpl
+def webssl_register(registries: Registries) -> None:
+    """Registers every built-in by name; a module is imported when a config first asks for it."""
+    for shelf, room, entries in (
+        (registries.objectives, "objectives", OBJECTIVES),
+        (registries.towers, "backbones", BACKBONES),
+        (registries.datasets, "datasets", DATASETS),
+        (registries.views, "views", VIEWS),
+        (registries.evaluators, "evaluators", EVALUATORS),
+    ):
+        for name, place in entries.items():
+            shelf[name] = f"webssl_plugins.{room}.{place}"

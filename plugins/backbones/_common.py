@@ -1,0 +1,243 @@
+"""Transformer blocks over one packed stream of tokens.
+
+A step's views differ in size (global and local crops, kept subsets, captions). Here all tokens of
+all views lie in one ``[total, width]`` tensor; linear layers, norms and residuals see just that.
+Attention alone looks at the layout: it runs once for each group of rows of equal length.
+
+Parameters are named as in timm (``blocks.0.attn.qkv.weight``), so its checkpoints load as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from webssl_toolbox.objective import Need
+    from webssl_toolbox.towers import Tower
+
+
+@dataclass(frozen=True)
+class Group:
+    """Consecutive rows of the stream that share a length.
+
+    Attributes:
+        rows: sequences in the group.
+        length: tokens of each.
+        mask: bool ``[rows, 1, 1, length]``, false on keys to ignore; None where all count.
+    """
+
+    rows: int
+    length: int
+    mask: Tensor | None = None
+
+
+Layout = tuple[Group, ...]
+
+
+def pack(groups: list[Tensor]) -> Tensor:
+    """Joins ``[rows, length, width]`` groups into a stream ``[total, width]``; one is a view."""
+    flat = [group.flatten(0, 1) for group in groups]
+    return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+
+def unpack(x: Tensor, layout: Layout) -> list[Tensor]:
+    """Views the stream ``[total, width]`` as one ``[rows, length, width]`` for each group."""
+    sizes = [group.rows * group.length for group in layout]
+    parts = (x,) if len(sizes) == 1 else torch.split(x, sizes)
+    return [part.view(g.rows, g.length, -1) for part, g in zip(parts, layout, strict=True)]
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Returns ``x * sigmoid(1.702 x)``, CLIP's GELU, as a SiLU: half the saved activations."""
+    return F.silu(1.702 * x) * (1 / 1.702)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick_gelu": quick_gelu}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention within each row of the stream."""
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool = True, causal: bool = False) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width={width} is not divisible by heads={heads}; change one of them")
+        self.heads = heads
+        self.causal = causal
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Maps ``[total, width]`` to the same shape."""
+        out = []
+        for qkv, group in zip(unpack(self.qkv(x), layout), layout, strict=True):
+            # Unbound before it is transposed: the gradient comes back in qkv's own memory order.
+            parts = qkv.view(group.rows, group.length, 3, self.heads, -1).unbind(2)
+            q, k, v = (part.transpose(1, 2) for part in parts)
+            y = F.scaled_dot_product_attention(q, k, v, group.mask, is_causal=self.causal)
+            out.append(y.transpose(1, 2).flatten(2))
+        return self.proj(pack(out))
+
+
+class MLP(nn.Module):
+    """Two linear layers around an activation."""
+
+    def __init__(self, width: int, hidden: int, activation: str = "gelu") -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation!r} is none of {sorted(ACTIVATIONS)}")
+        self.act = ACTIVATIONS[activation]
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """DINOv2's gated MLP (arXiv 2002.05202): its ``w12`` is ``fc1``, its ``w3`` is ``fc2``.
+
+    The hidden width is two thirds of ``hidden``, rounded up to a multiple of 8: as many parameters
+    as the MLP that it replaces.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
+        self.fc1 = nn.Linear(width, 2 * hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(F.silu(gate) * value)
+
+
+class LayerScale(nn.Module):
+    """A residual branch scaled by channel (CaiT, arXiv 2103.17239)."""
+
+    def __init__(self, width: int, value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), value))
+
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        return torch.addcmul(x, branch, self.gamma)
+
+
+def drop_path(x: Tensor, layout: Layout, rate: float) -> Tensor:
+    """Zeroes ``x`` ``[total, width]`` in random rows (arXiv 1603.09382) and scales up the rest."""
+    rows = sum(group.rows for group in layout)
+    kept = torch.empty(rows, dtype=x.dtype, device=x.device).bernoulli_(1 - rate).div_(1 - rate)
+    by_group = torch.split(kept, [group.rows for group in layout])
+    tokens = [
+        k[:, None, None].expand(-1, g.length, 1) for k, g in zip(by_group, layout, strict=True)
+    ]
+    return x * pack(tokens)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block on a packed stream.
+
+    Args:
+        width: channels.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLP over ``width``.
+        ffn: ``'mlp'`` or ``'swiglu'``.
+        activation: ``'gelu'`` or ``'quick_gelu'``, of the MLP.
+        layer_scale: initial LayerScale, or None for none.
+        drop_path: probability to drop each residual branch of a row in training.
+        qkv_bias: whether queries, keys and values have a bias.
+        norm_eps: of the layer norms.
+        causal: whether tokens see the tokens before them only.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        ffn: str = "mlp",
+        activation: str = "gelu",
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        qkv_bias: bool = True,
+        norm_eps: float = 1e-6,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        if ffn not in ("mlp", "swiglu"):
+            raise ValueError(f"ffn={ffn!r} is neither 'mlp' nor 'swiglu'")
+        hidden = int(width * mlp_ratio)
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
+        self.attn = Attention(width, heads, qkv_bias, causal)
+        self.ls1 = LayerScale(width, layer_scale) if layer_scale else None
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = MLP(width, hidden, activation) if ffn == "mlp" else SwiGLU(width, hidden)
+        self.ls2 = LayerScale(width, layer_scale) if layer_scale else None
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Maps ``[total, width]`` to the same shape."""
+        x = self._add(x, self.attn(self.norm1(x), layout), self.ls1, layout)
+        return self._add(x, self.mlp(self.norm2(x)), self.ls2, layout)
+
+    def _add(self, x: Tensor, branch: Tensor, scale: LayerScale | None, layout: Layout) -> Tensor:
+        if self.drop_path and self.training:
+            branch = drop_path(branch, layout, self.drop_path)
+        return x + branch if scale is None else scale(x, branch)
+
+
+def sincos_positions(height: int, width: int, channels: int) -> Tensor:
+    """Returns MAE's fixed 2D sine-cosine position embedding ``[height * width, channels]``.
+
+    The first half of the channels encodes the column, the second the row, as in the published code
+    (mae ``util/pos_embed.py``, whose variable names say the opposite).
+
+    Raises:
+        ValueError: ``channels`` is not a multiple of 4.
+    """
+    if channels % 4:
+        raise ValueError(f"sine-cosine positions need a width divisible by 4, not {channels}")
+    quarter = channels // 4
+    omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+    row, column = (torch.arange(n, dtype=torch.float64)[:, None] * omega for n in (height, width))
+    by_row, by_column = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in (row, column))
+    grid = [by_column.expand(height, -1, -1), by_row[:, None].expand(-1, width, -1)]
+    return torch.cat(grid, dim=2).flatten(0, 1).to(torch.get_default_dtype())
+
+
+def resize_positions(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Interpolates a square grid of position embeddings, with gradient.
+
+    Bicubic and antialiased, as DINOv2 and timm do.
+
+    Args:
+        grid: ``[g * g, width]``.
+        size: new height and width in patches.
+
+    Returns:
+        ``[height * width, width]``; ``grid`` itself where the size is its own.
+    """
+    side = round(len(grid) ** 0.5)
+    if size == (side, side):
+        return grid
+    # Half precision has no antialiased kernel; float64 stays.
+    image = grid.to(torch.promote_types(grid.dtype, torch.float32))
+    image = image.view(1, side, side, -1).permute(0, 3, 1, 2)
+    image = F.interpolate(image, size, mode="bicubic", antialias=True)
+    return image.permute(0, 2, 3, 1).flatten(0, 2).to(grid.dtype)
+
+
+def refuse_fusion(tower: Tower, needs: frozenset[Need]) -> None:
+    """Raises ValueError where a need fuses views; for towers that encode each view by itself."""
+    for need in needs:
+        if not isinstance(need.view, str):
+            raise ValueError(
+                f"{type(tower).__name__} encodes single views, but {need} names several; "
+                "give that need a fusion tower"
+            )

@@ -1,0 +1,218 @@
+"""The vision transformer (arXiv 2010.11929), with what self-supervised methods added to it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from webssl_toolbox.objective import Need
+from webssl_toolbox.towers import Encoding, Part, Segment, Tower
+
+from ._common import (
+    Block,
+    Group,
+    pack,
+    refuse_fusion,
+    resize_positions,
+    sincos_positions,
+    unpack,
+)
+
+
+class PatchEmbed(nn.Module):
+    """A linear map of patches, whose weight has the shape of timm's convolution."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, patch_size)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Maps ``[B, N, 3 * patch_size ** 2]`` to ``[B, N, width]``."""
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class ViT(Tower):
+    """A vision transformer that encodes all views of a step in one pass.
+
+    Views may differ in size. Kept subsets are cut out before the patch projection, so that dropped
+    patches cost nothing. Parameters are named as in timm; registers (arXiv 2309.16588) have no
+    position, as in DINOv2.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        width: channels.
+        depth: blocks.
+        heads: attention heads.
+        input_size: side of the images in pixels that the position embedding is made for.
+        mlp_ratio: hidden width of the MLP over ``width``.
+        ffn: ``'mlp'``, or ``'swiglu'`` as in DINOv2's giant model.
+        registers: number of register tokens.
+        layer_scale: initial LayerScale (DINOv2: 1e-5), or None for none.
+        drop_path: stochastic depth of the last block; it grows linearly from 0.
+        positions: ``'learned'``, or ``'sincos'``: fixed, as in MAE.
+        pool: ``'cls'``, or ``'mean'`` of the patches; after the last norm.
+        class_token: whether there is a class token.
+        qkv_bias: whether queries, keys and values have a bias.
+        norm_eps: of the layer norms.
+
+    Raises:
+        ValueError: the arguments contradict one another.
+    """
+
+    input_size: int
+    mask_token: nn.Parameter | None
+
+    def __init__(
+        self,
+        patch_size: int = 16,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        input_size: int = 224,
+        mlp_ratio: float = 4.0,
+        ffn: str = "mlp",
+        registers: int = 0,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        positions: str = "learned",
+        pool: str = "cls",
+        class_token: bool = True,
+        qkv_bias: bool = True,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if positions not in ("learned", "sincos"):
+            raise ValueError(f"positions={positions!r} is neither 'learned' nor 'sincos'")
+        if pool not in ("cls", "mean"):
+            raise ValueError(f"pool={pool!r} is neither 'cls' nor 'mean'")
+        if pool == "cls" and not class_token:
+            raise ValueError("pool='cls' needs class_token=True; or set pool='mean'")
+        self.width = self.token_width = width
+        self.patch_size = patch_size
+        self.input_size = input_size
+        self.pool = pool
+        self.prefix = int(class_token) + registers
+
+        side, _ = self._grid(input_size, input_size)
+        self.patch_embed = PatchEmbed(patch_size, width)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
+        self.reg_token = nn.Parameter(torch.empty(1, registers, width)) if registers else None
+        self.register_parameter("mask_token", None)
+        self.pos_embed = nn.Parameter(
+            torch.empty(1, int(class_token) + side**2, width), requires_grad=positions == "learned"
+        )
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                heads,
+                mlp_ratio,
+                ffn=ffn,
+                layer_scale=layer_scale,
+                drop_path=drop_path * i / max(depth - 1, 1),
+                qkv_bias=qkv_bias,
+                norm_eps=norm_eps,
+            )
+            for i in range(depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Initialises as timm and DINOv2 do; fixed positions are written here, too."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for token in (self.cls_token, self.reg_token):
+            if token is not None:
+                nn.init.normal_(token, std=1e-6)
+        if self.pos_embed.requires_grad:
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        else:
+            side, _ = self._grid(self.input_size, self.input_size)
+            grid = sincos_positions(side, side, self.width)
+            prefix = grid.new_zeros(self.pos_embed.shape[1] - len(grid), self.width)
+            with torch.no_grad():
+                self.pos_embed.copy_(torch.cat([prefix, grid])[None])
+
+    def plan(self, needs: frozenset[Need]) -> None:
+        refuse_fusion(self, needs)
+        if self.mask_token is None and any(need.mask for need in needs):
+            # Zeros, as in iBOT and DINOv2.
+            self.mask_token = nn.Parameter(self.norm.weight.new_zeros(1, self.width))
+
+    def num_patches(self, size: int | None = None) -> int:
+        size = size or self.input_size
+        height, width = self._grid(size, size)
+        return height * width
+
+    def forward(self, segments: list[Segment]) -> list[Encoding]:
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, segment in enumerate(segments):
+            part = segment.part
+            kept = () if part.keep is None else (part.keep.shape[1],)
+            groups.setdefault((*part.data.shape[-2:], *kept), []).append(i)
+
+        embedded = [self._embed([segments[i].part for i in group]) for group in groups.values()]
+        layout = tuple(Group(*x.shape[:2]) for x in embedded)
+        x = pack(embedded)
+        for block in self.blocks:
+            x = block(x, layout)
+        x = self.norm(x)
+
+        encodings: dict[int, Encoding] = {}
+        for group, sequence in zip(groups.values(), unpack(x, layout), strict=True):
+            rows = [segments[i].rows for i in group]
+            tokens = sequence[:, self.prefix :]
+            pooled = sequence[:, 0] if self.pool == "cls" else tokens.mean(1)
+            pairs = zip(torch.split(pooled, rows), torch.split(tokens, rows), strict=True)
+            encodings |= {i: Encoding(*pair) for i, pair in zip(group, pairs, strict=True)}
+        return [encodings[i] for i in range(len(segments))]
+
+    def _embed(self, parts: list[Part]) -> Tensor:
+        """Returns the tokens ``[B, prefix + patches, width]`` of views that share a shape."""
+        images = _join([part.data for part in parts])
+        height, width = self._grid(*images.shape[-2:])
+        patches = images.reshape(len(images), 3, height, self.patch_size, width, self.patch_size)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+        first = self.pos_embed.shape[1] - self.num_patches()  # the class token has a position
+        positions = resize_positions(self.pos_embed[0, first:], (height, width))
+        keep = None
+        if parts[0].keep is not None:
+            keep = _join([part.keep for part in parts if part.keep is not None])
+            patches = patches.gather(1, keep[..., None].expand(-1, -1, patches.shape[2]))
+            positions = F.embedding(keep, positions)
+
+        x = self.patch_embed(patches)
+        if any(part.mask is not None for part in parts):
+            if self.mask_token is None:
+                raise ValueError("a view is masked, but no need given to ViT.plan() names a mask")
+            none = torch.zeros(1, height * width, dtype=torch.bool, device=x.device)
+            mask = _join(
+                [none.expand(len(p.data), -1) if p.mask is None else p.mask for p in parts]
+            )
+            mask = mask if keep is None else mask.gather(1, keep)
+            x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)
+        x = x + positions
+
+        prefix = []
+        if self.cls_token is not None:
+            prefix.append(self.cls_token + self.pos_embed[:, :1])
+        if self.reg_token is not None:
+            prefix.append(self.reg_token)
+        return torch.cat([*(token.expand(len(x), -1, -1) for token in prefix), x], dim=1)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"images of {height} x {width} pixels do not divide into patches of patch_size="
+                f"{self.patch_size}; change the size of the view (or input_size) to a multiple"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+
+def _join(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

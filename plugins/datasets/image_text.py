@@ -1,0 +1,257 @@
+"""Image-text pairs listed in one file: CSV, TSV or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from webssl_plugins.datasets._common import PackedStrings, read_image
+
+from webssl_toolbox.data.sample import Sample, UnreadableSample
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",  # DeCLIP's lists are JSON lines by this name; one JSON array is refused
+}
+MAX_CLASSES = 1_000_000
+_CHUNK = 1 << 26
+
+Row = Mapping[str, Any]
+
+
+class _Table(Protocol):
+    """Rows that are looked up by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row: ...
+
+
+class ImageTextList:
+    """Images with captions, listed in a CSV, TSV or JSON-lines file.
+
+    Memory stays small at web scale: of JSON lines only the byte offsets are kept (8 bytes a row),
+    of a CSV the columns that are used, packed. The file is read at the first use, not when the
+    dataset is built. In JSON lines a caption may be a list, best first. DeCLIP's YFCC15M list works
+    as it is: ``ImageTextList('yfcc15m_clean_open_data.json', root, image='filename')``.
+
+    Args:
+        file: the list; a CSV or TSV names its columns in the first line, and quotes as CSV does.
+        root: the folder that relative image paths start from.
+        image: column of the image path.
+        caption: column of the caption.
+        label: column of the label: class indices if every value is an integer, else class names,
+            numbered in sorted order. A row without one has label -1.
+        format: ``'csv'``, ``'tsv'`` or ``'jsonl'``; by the suffix of ``file`` if ``None``.
+
+    Raises:
+        ValueError: an unknown format; at first use, a missing column or a file that is malformed.
+        FileNotFoundError: at first use, if ``file`` or ``root`` does not exist.
+    """
+
+    synonyms: Mapping[str, Sequence[str]] = {}
+
+    def __init__(
+        self,
+        file: str,
+        root: str = ".",
+        image: str = "image",
+        caption: str = "caption",
+        label: str | None = None,
+        format: str | None = None,
+    ) -> None:
+        format = format or FORMATS.get(Path(file).suffix.lower(), "")
+        if format not in FORMATS.values():
+            raise ValueError(
+                f"ImageTextList: format {format!r} of {file}; give format='csv', 'tsv' or 'jsonl'"
+            )
+        self.file = file
+        self.root = root
+        self.image = image
+        self.caption = caption
+        self.label = label
+        self.format = format
+
+    @cached_property
+    def _index(self) -> tuple[_Table, np.ndarray | None, tuple[str, ...]]:
+        """The rows, their labels and the class names; asking for the length builds it."""
+        if not os.path.isfile(self.file):
+            raise FileNotFoundError(
+                f"{self.file}: no such file; it must list images and captions as {self.format}"
+            )
+        if not os.path.isdir(self.root):
+            raise FileNotFoundError(
+                f"{self.root}: no such folder; root must hold the images that {self.file} lists"
+            )
+        columns = [name for name in (self.image, self.caption, self.label) if name is not None]
+        rows: _Table
+        if self.format == "jsonl":
+            rows = _JsonLines(self.file, columns)
+        else:
+            rows = _Csv(self.file, columns, "\t" if self.format == "tsv" else ",")
+        if not len(rows):
+            raise ValueError(f"{self.file}: holds no rows")
+        if self.label is None:
+            return rows, None, ()
+        return rows, *_number_labels(list(_label_names(rows, self.label)), self.file)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order; empty without a label column."""
+        return self._index[2]
+
+    def __len__(self) -> int:
+        return len(self._index[0])
+
+    def load(self, index: int, rng: np.random.Generator) -> Sample:
+        """Reads one pair; ``rng`` is not used: which caption is taken is the view's choice."""
+        rows, labels, _ = self._index
+        row = rows[index]
+        path, captions = row.get(self.image), row.get(self.caption)
+        if not isinstance(path, str) or not path:
+            raise UnreadableSample(f"{self.file}: row {index} has no {self.image!r}")
+        captions = captions if isinstance(captions, list) else [captions]
+        texts = tuple(text for text in captions if isinstance(text, str) and text.strip())
+        if not texts:
+            raise UnreadableSample(f"{self.file}: row {index} has no text in {self.caption!r}")
+        pixels = read_image(os.path.join(self.root, path))
+        return Sample(pixels, texts, -1 if labels is None else int(labels[index]), path)
+
+
+class _JsonLines:
+    """One JSON object a line, read from the file when asked for."""
+
+    def __init__(self, file: str, columns: Sequence[str]) -> None:
+        self._file = file
+        with open(file, "rb") as stream:
+            self._start, self._stop = _line_spans(stream.fileno())
+        if len(self):
+            try:
+                first = self[0]
+            except UnreadableSample as error:
+                raise ValueError(
+                    f"{file}: the first line is not one JSON object; write one object a line "
+                    "(from a JSON array: jq -c '.[]')"
+                ) from error
+            _check_columns(file, columns, list(first))
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    def __getitem__(self, index: int) -> Row:
+        start, stop = int(self._start[index]), int(self._stop[index])
+        # Opened anew: an open file would be shared, position and all, by forked workers.
+        with open(self._file, "rb") as stream:
+            stream.seek(start)
+            line = stream.read(stop - start)
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UnreadableSample(f"{self._file}: row {index} is not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise UnreadableSample(f"{self._file}: row {index} is not a JSON object")
+        return row
+
+
+def _line_spans(descriptor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the start and stop offsets of the lines that hold more than an empty object."""
+    breaks, size = [np.array([-1])], 0
+    while chunk := os.pread(descriptor, _CHUNK, size):
+        breaks.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + size)
+        size += len(chunk)
+    edges = np.concatenate([*breaks, np.array([size])])
+    start, stop = edges[:-1] + 1, edges[1:]
+    long_enough = stop - start > 2
+    return start[long_enough], stop[long_enough]
+
+
+class _Csv:
+    """The used columns of a CSV file, packed."""
+
+    def __init__(self, file: str, columns: Sequence[str], delimiter: str) -> None:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, delimiter=delimiter, strict=True)
+            try:
+                header = next(reader, [])
+                _check_columns(file, columns, header)
+                places = [header.index(name) for name in columns]
+                cells = PackedStrings(_cells(reader, places, len(header)))
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise ValueError(
+                    f"{file}, line {reader.line_num}: {error}; check the quotes around there, and "
+                    "that the file is UTF-8"
+                ) from error
+            except _WidthError as error:
+                raise ValueError(
+                    f"{file}, line {reader.line_num}: {error} columns, the header has "
+                    f"{len(header)}; quote a field that holds the delimiter"
+                ) from error
+        self._columns = columns
+        self._cells = cells
+
+    def __len__(self) -> int:
+        return len(self._cells) // len(self._columns)
+
+    def __getitem__(self, index: int) -> Row:
+        first = index * len(self._columns)
+        return {name: self._cells[first + place] for place, name in enumerate(self._columns)}
+
+
+class _WidthError(ValueError):
+    """A row of another width than the header; the message is the width."""
+
+
+def _cells(reader: Iterator[list[str]], places: Sequence[int], width: int) -> Iterator[str]:
+    for row in reader:
+        if not row:
+            continue  # a blank line
+        if len(row) != width:
+            raise _WidthError(len(row))
+        for place in places:
+            yield row[place]
+
+
+def _check_columns(file: str, wanted: Sequence[str], found: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in found:
+            near = get_close_matches(name, found, n=1, cutoff=0.0)
+            raise ValueError(
+                f"{file}: no column {name!r}; it has {', '.join(map(repr, found))}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+
+
+def _label_names(rows: _Table, column: str) -> Iterator[str]:
+    """Yields the label of each row as text, empty where there is none."""
+    for index in range(len(rows)):
+        try:
+            name = rows[index].get(column)
+        except UnreadableSample:
+            name = None  # one bad row: reported when it is loaded
+        yield "" if name is None else str(name)
+
+
+def _number_labels(names: Sequence[str], file: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns int64 labels, -1 for an empty name, and the class names in label order."""
+    known = sorted(set(names) - {""})
+    try:
+        numbers = {name: int(name) for name in known}
+    except ValueError:
+        numbers = {name: number for number, name in enumerate(known)}
+        classes = tuple(known)
+    else:
+        highest = max(numbers.values(), default=-1)
+        if highest >= MAX_CLASSES:
+            raise ValueError(f"{file}: label {highest}; integer labels must be class indices")
+        classes = tuple(str(number) for number in range(highest + 1))
+    return np.array([numbers.get(name, -1) for name in names], dtype=np.int64), classes

@@ -1,0 +1,58 @@
+"""Multi-view supervision: every view of the image with every view of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from webssl_toolbox import Features, Need, Objective, Space, Tower
+
+from ._common import attach_pair, contrast, embedded
+
+
+class MultiView(Objective):
+    """Contrasts further pairs of views of the same image and text.
+
+    DeCLIP (Li et al. 2022), section 3.2: with 2 x 2 views, the three pairs beside CLIP's own. All
+    pairs share one matmul.
+
+    Args:
+        images: views of the image tower.
+        texts: views of the text tower.
+        skip: pairs left out, since another objective has them.
+        space: joint space of the two.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[str] = ("v1", "v2"),
+        texts: Sequence[str] = ("text", "text_aug"),
+        skip: Sequence[tuple[str, str]] = (("v1", "text"),),
+        space: str = "joint",
+    ) -> None:
+        super().__init__()
+        self.images = [Need("image", view) for view in images]
+        self.texts = [Need("text", view) for view in texts]
+        self.space = space
+        skipped = {tuple(pair) for pair in skip}
+        share = torch.tensor([[float((i, t) not in skipped) for t in texts] for i in images])
+        if not share.any():
+            raise ValueError(f"MultiView skips all pairs of {images} and {texts}; leave one")
+        self.register_buffer("share", share / share.sum(), persistent=False)
+
+    def needs(self) -> frozenset[Need]:
+        """All views of both towers."""
+        return frozenset([*self.images, *self.texts])
+
+    def setup(self, towers: Mapping[str, Tower], spaces: Mapping[str, Space]) -> None:
+        """Attaches both towers to the joint space, and uses its temperature."""
+        attach_pair(towers, spaces[self.space])
+
+    def forward(self, features: Features) -> dict[str, Tensor]:
+        """Returns ``loss``, the mean over pairs."""
+        images, all_images = embedded(features, self.images, self.space)
+        texts, all_texts = embedded(features, self.texts, self.space)
+        scale = features.space(self.space).scale()
+        pairs = contrast(images, texts, all_images, all_texts, scale)
+        return {"loss": (pairs * self.share).sum()}

@@ -1,0 +1,108 @@
+"""Nearest-neighbour supervision: similar captions of the past describe an image too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from webssl_toolbox import Features, Need, Objective, Progress, Space, Tower, dist
+
+from ._common import attach_pair, contrast, embedded
+
+
+class NNQueue(Objective):
+    """Contrasts images with the nearest neighbours of their captions in a first-in-first-out queue.
+
+    DeCLIP (Li et al. 2022), section 3.2. The queue lives on the device and in the state, receives
+    the captions of all ranks after the step, and is ignored until it is full. A neighbour never
+    has the query's own caption: the same caption met again would be no new supervision.
+
+    Args:
+        images: views of the image tower.
+        texts: views of the text tower whose neighbours are sought.
+        enqueue: the text view that is remembered.
+        size: captions remembered.
+        space: joint space.
+    """
+
+    queue: Tensor
+    captions: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        images: Sequence[str] = ("v1", "v2"),
+        texts: Sequence[str] = ("text", "text_aug"),
+        enqueue: str = "text",
+        size: int = 65536,
+        space: str = "joint",
+    ) -> None:
+        super().__init__()
+        self.images = [Need("image", view) for view in images]
+        self.texts = [Need("text", view) for view in texts]
+        self.enqueue, self.size, self.space = Need("text", enqueue), size, space
+        self.views = list(texts)
+
+    def needs(self) -> frozenset[Need]:
+        """All views of both towers."""
+        return frozenset([*self.images, *self.texts, self.enqueue])
+
+    def setup(self, towers: Mapping[str, Tower], spaces: Mapping[str, Space]) -> None:
+        """Attaches both towers and creates the empty queue."""
+        space = spaces[self.space]
+        attach_pair(towers, space)
+        self.register_buffer("queue", torch.zeros(self.size, space.dim))  # type: ignore[arg-type]
+        self.register_buffer("captions", torch.zeros(self.size, dtype=torch.int64))
+        self.register_buffer("seen", torch.zeros(1, dtype=torch.int64))
+
+    def forward(self, features: Features) -> dict[str, Tensor]:
+        """Returns ``loss``, 0 until the queue is full, and ``similarity`` to the neighbours."""
+        self.stage("embedding", features.gathered(self.enqueue, self.space))
+        self.stage("caption", dist.gather(features.input(f"{self.enqueue.view}.caption")))
+
+        images, all_images = embedded(features, self.images, self.space)
+        texts = torch.stack([features.embed(need, self.space) for need in self.texts]).detach()
+        captions = torch.stack([features.input(f"{view}.caption") for view in self.views])
+        near, similarity = neighbours(texts, captions, self.queue, self.captions)
+        all_near = near if dist.world_size() == 1 else gather_rows(near)
+        scale = features.space(self.space).scale()
+        loss = contrast(images, near, all_images, all_near, scale).mean()
+        # A factor, not an `if`: every rank runs the same collectives, and the host does not wait.
+        full = (self.seen >= self.size).to(loss.dtype).squeeze()
+        return {"loss": loss * full, "similarity": similarity * full}
+
+    def after_step(self, progress: Progress) -> None:
+        """Overwrites the oldest entries with the step's captions, in rank order."""
+        embedding = self.staged["embedding"][-self.size :]
+        caption = self.staged["caption"][-self.size :]
+        rows = (self.seen + torch.arange(len(caption), device=caption.device)) % self.size
+        progress.commit(self.queue, embedding, rows)
+        progress.commit(self.captions, caption, rows)
+        progress.commit(self.seen, self.seen + len(caption))
+
+
+def neighbours(
+    queries: Tensor, captions: Tensor, queue: Tensor, queue_captions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Finds the nearest entry that has another caption, in one search for all views.
+
+    Args:
+        queries: ``[n, B, D]`` unit vectors.
+        captions: int64 ``[n, B]``, their caption ids.
+        queue: ``[K, D]`` unit vectors.
+        queue_captions: int64 ``[K]``.
+
+    Returns:
+        Neighbours ``[n, B, D]`` and their mean similarity ``[]``.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        similarity = queries @ queue.to(queries.dtype).T
+        own = captions.unsqueeze(-1) == queue_captions
+        best, index = similarity.masked_fill_(own, -2.0).max(-1)
+    return queue[index].to(queries.dtype), best.mean()
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Gathers ``[n, B, D]`` over ranks along the rows, ``[n, G, D]``."""
+    return dist.gather(x.transpose(0, 1)).transpose(0, 1)

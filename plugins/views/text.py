@@ -1,0 +1,76 @@
+"""Captions to tokens, in the loader's workers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from webssl_toolbox.data.sample import Sample
+from webssl_toolbox.data.views import Context, Tokens, Transform, caption_id
+
+
+class Caption(Transform):
+    """Chooses one caption of the sample.
+
+    Args:
+        pick: ``'random'``, or the index of a caption; a sample with fewer gives its last.
+    """
+
+    reads: ClassVar[str] = "captions"
+
+    def __init__(self, pick: int | str = 0) -> None:
+        if pick != "random" and not isinstance(pick, int):
+            raise ValueError(f"Caption: pick is 'random' or an index, not {pick!r}")
+        self.pick = pick
+
+    def __call__(self, value: tuple[str, ...], sample: Sample, rng: np.random.Generator) -> str:
+        if not value:
+            raise ValueError(f"{sample.key} has no caption, but a text view asks for one")
+        last = len(value) - 1
+        return value[int(rng.integers(last + 1)) if self.pick == "random" else min(self.pick, last)]
+
+
+class Tokenize(Transform):
+    """Turns a caption into the ids of a text tower's tokenizer."""
+
+    def __init__(self, tower: str = "text") -> None:
+        self.tower = tower
+
+    def bind(self, context: Context) -> None:
+        """Takes the tower's tokenizer."""
+        self.tokenizer: Any = context.towers[self.tower].tokenizer
+
+    def __call__(self, value: str, sample: Sample, rng: np.random.Generator) -> Tokens:
+        return Tokens(self.tokenizer.encode(value), caption_id(sample.captions[0]))
+
+
+class MaskTokens(Transform):
+    """Hides tokens for masked language modelling (BERT, Devlin et al. 2019, section 3.1).
+
+    Of the hidden ones, 80 % become the mask token, 10 % a random token and 10 % stay. Start and
+    end are never hidden, and never drawn at random: a stray end would move the pooled position.
+
+    Args:
+        prob: share of tokens to hide.
+        tower: whose tokenizer knows the mask token.
+    """
+
+    def __init__(self, prob: float = 0.15, tower: str = "text") -> None:
+        if not 0 < prob <= 1:
+            raise ValueError(f"MaskTokens: prob is a share in (0, 1], not {prob}")
+        self.prob, self.tower = prob, tower
+
+    def bind(self, context: Context) -> None:
+        """Takes the ids of mask, start and end."""
+        tokenizer: Any = context.towers[self.tower].tokenizer
+        self.mask, self.words = tokenizer.mask, min(tokenizer.sot, tokenizer.eot)
+
+    def __call__(self, value: Tokens, sample: Sample, rng: np.random.Generator) -> Tokens:
+        # Start and end frame the row, so the inside is what can be hidden.
+        index = 1 + np.flatnonzero(rng.random(len(value.ids) - 2) < self.prob)
+        ids = value.ids.copy()
+        fate = rng.random(len(index))
+        ids[index[fate < 0.8]] = self.mask
+        swapped = index[(fate >= 0.8) & (fate < 0.9)]
+        ids[swapped] = rng.integers(self.words, size=len(swapped))
+        return Tokens(ids, value.caption, index, value.ids[index])

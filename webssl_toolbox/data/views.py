@@ -1,0 +1,216 @@
+"""Named views: from one decoded sample to the inputs of a step.
+
+A view is a list of transforms, in two stretches. The first runs in the loader's workers, on one
+sample: crops are cut as uint8, captions tokenised and masked. The second runs on the device, on
+the whole batch: colour, blur, normalisation, with parameters that were *drawn in the worker* and
+travel with the sample, so that the device needs no random state and resume needs no saved one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..registry import VIEWS, nearest
+from ..towers import Tower
+from .rng import sample_rng, stable_hash
+from .sample import Dataset, Sample
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a transform may ask when it is bound: grids and tokenizers are never restated."""
+
+    towers: Mapping[str, Tower]
+    dataset: Dataset | None = None
+
+
+class Transform:
+    """One step of a view in a worker: ``value = transform(value, sample, rng)``.
+
+    A view starts from ``sample.image`` or ``sample.captions``, whichever its first transform
+    ``reads``; ``'nothing'`` starts from None (patch masks).
+    """
+
+    reads: ClassVar[str] = "image"
+
+    def bind(self, context: Context) -> None:
+        """Takes what it needs from towers and dataset, before workers start."""
+
+    def __call__(self, value: Any, sample: Sample, rng: np.random.Generator) -> Any:
+        raise NotImplementedError
+
+
+class DeviceTransform:
+    """One step of a view on the device, batched, with parameters drawn for each sample."""
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Draws one sample's parameters, float32 ``[P]``; P is the same for every sample."""
+        return np.zeros(0, dtype=np.float32)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        """Transforms float images ``[B, 3, H, W]`` in [0, 1]; ``params`` is ``[B, P]``."""
+        raise NotImplementedError
+
+
+class Collated(Protocol):
+    """A value that knows how to become a batch (tokens, patch masks)."""
+
+    @staticmethod
+    def collate(name: str, values: Sequence[Any]) -> dict[str, Tensor]: ...
+
+
+class Views:
+    """All views of a config, restricted to those that some objective needs.
+
+    Args:
+        cfg: ``{name: [dict(type=...), ...]}``; None removes an inherited view.
+        needed: names of the inputs that objectives read.
+        context: towers and dataset, for binding.
+
+    Raises:
+        ValueError: an unknown transform or argument, or a needed view that is not declared.
+    """
+
+    def __init__(self, cfg: Mapping[str, Any], needed: Iterable[str], context: Context) -> None:
+        declared = check_views(cfg)
+        for name in sorted(set(needed)):
+            if name not in declared:
+                raise ValueError(
+                    f"an objective needs the view {name!r}, which train_dataloader.views lacks"
+                    f"{nearest(name, declared)}"
+                )
+        self.pipelines = {
+            name: Pipeline(name, declared[name], context)
+            for name in declared
+            if name in set(needed)
+        }
+
+    def draw(self, sample: Sample, seed: int, epoch: int, index: int) -> dict[str, Any]:
+        """Computes every view of one sample, in the worker."""
+        out: dict[str, Any] = {}
+        for name, pipeline in self.pipelines.items():
+            out.update(pipeline.draw(sample, sample_rng(seed, epoch, index, name)))
+        return out
+
+    def finish(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Runs the device stretch of every image view; other inputs pass through."""
+        out = {key: value for key, value in batch.items() if "@" not in key}
+        for name, pipeline in self.pipelines.items():
+            if out[name].dtype == torch.uint8:
+                out[name] = pipeline.finish(batch)
+        return out
+
+
+class Pipeline:
+    """One view: worker transforms, then device transforms."""
+
+    def __init__(self, name: str, cfg: Sequence[Mapping[str, Any]], context: Context) -> None:
+        self.name = name
+        steps = [
+            VIEWS.create(step, f"train_dataloader.views.{name}[{i}]") for i, step in enumerate(cfg)
+        ]
+        self.device = [step for step in steps if isinstance(step, DeviceTransform)]
+        self.worker = steps[: len(steps) - len(self.device)]
+        if any(isinstance(step, DeviceTransform) for step in self.worker):
+            raise ValueError(
+                f"train_dataloader.views.{name}: colour, blur and normalisation run batched on the "
+                "device, so they come after every crop and flip; move them to the end of the list"
+            )
+        self.reads = self.worker[0].reads if self.worker else "image"
+        for step in self.worker:
+            step.bind(context)
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
+        """Returns the worker's value under the view's name and device parameters as ``name@i``."""
+        value = None if self.reads == "nothing" else getattr(sample, self.reads)
+        for step in self.worker:
+            value = step(value, sample, rng)
+        out = {self.name: value}
+        for i, step in enumerate(self.device):
+            out[f"{self.name}@{i}"] = step.draw(rng)
+        return out
+
+    def finish(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Turns uint8 ``[B, H, W, 3]`` into float ``[B, 3, H, W]`` through the device steps."""
+        # A permuted NHWC batch *is* channels_last: convnets take it without a copy.
+        images = batch[self.name].permute(0, 3, 1, 2).float().mul_(1 / 255)
+        for i, step in enumerate(self.device):
+            images = step.apply(images, batch[f"{self.name}@{i}"])
+        return images
+
+
+def check_views(cfg: Mapping[str, Any]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """Checks names, types and arguments of all views; returns those that are not None."""
+    declared = {name: steps for name, steps in cfg.items() if steps is not None}
+    for name, steps in declared.items():
+        where = f"train_dataloader.views.{name}"
+        if not isinstance(steps, Sequence) or isinstance(steps, str):
+            raise ValueError(f"{where} must be a list of transforms, but it is {steps!r}")
+        for i, step in enumerate(steps):
+            VIEWS.check(step, f"{where}[{i}]")
+    return declared
+
+
+def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Stacks the drawn samples of a batch; values with a ``collate`` of their own use it."""
+    batch: dict[str, Tensor] = {}
+    for name, first in samples[0].items():
+        values = [sample[name] for sample in samples]
+        if hasattr(first, "collate"):
+            batch.update(first.collate(name, values))
+        else:
+            batch[name] = torch.from_numpy(np.stack(values))
+    return batch
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenised caption.
+
+    Attributes:
+        ids: int64 ``[L]``.
+        caption: stable hash of the caption before augmentation: who said it.
+        index: int64 ``[M]``, positions hidden from the encoder (MLM); None for none.
+        target: int64 ``[M]``, the true ids there.
+    """
+
+    ids: np.ndarray
+    caption: int
+    index: np.ndarray | None = None
+    target: np.ndarray | None = None
+
+    @staticmethod
+    def collate(name: str, values: Sequence[Tokens]) -> dict[str, Tensor]:
+        """Pads to the longest caption, rounded up to 8.
+
+        Returns:
+            ``name`` ids ``[B, L]``; ``name.length`` ``[B]``; ``name.caption`` ``[B]``; with masks
+            ``name.index`` ``[M]`` into the flattened ``[B * L]`` and ``name.target`` ``[M]``.
+        """
+        lengths = [len(v.ids) for v in values]
+        longest = -(-max(lengths) // 8) * 8
+        ids = np.zeros((len(values), longest), dtype=np.int64)
+        for row, value in zip(ids, values, strict=True):
+            row[: len(value.ids)] = value.ids
+        out = {
+            name: torch.from_numpy(ids),
+            f"{name}.length": torch.tensor(lengths),
+            f"{name}.caption": torch.tensor([v.caption for v in values]),
+        }
+        if values[0].index is not None:
+            index = [v.index + b * longest for b, v in enumerate(values) if v.index is not None]
+            target = [v.target for v in values if v.target is not None]
+            out[f"{name}.index"] = torch.from_numpy(np.concatenate(index))
+            out[f"{name}.target"] = torch.from_numpy(np.concatenate(target))
+        return out
+
+
+def caption_id(caption: str) -> int:
+    """Returns the identity of a caption, equal in all processes."""
+    return stable_hash(caption)

@@ -1,0 +1,140 @@
+"""Every collective of the toolbox.
+
+The law: a loss is written for local rows and gathered columns, and reduced by the mean. Each rank
+back-propagates its own loss, gathers sum the gradients of all ranks, and data parallelism averages
+parameters' gradients over ranks. That equals the gradient of one process on the joined batch, with
+no factor of the world size anywhere but here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as torch_dist
+from torch import Tensor
+
+
+def is_initialized() -> bool:
+    """Returns whether a process group exists."""
+    return torch_dist.is_available() and torch_dist.is_initialized()
+
+
+def rank() -> int:
+    """Returns this process's rank, 0 without a process group."""
+    return torch_dist.get_rank() if is_initialized() else 0
+
+
+def world_size() -> int:
+    """Returns the number of ranks, 1 without a process group."""
+    return torch_dist.get_world_size() if is_initialized() else 1
+
+
+def init(device_type: str) -> None:
+    """Joins the process group that torchrun describes in the environment, if there is one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
+        torch_dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+
+
+def shutdown() -> None:
+    """Leaves the process group, if there is one."""
+    if is_initialized():
+        torch_dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Waits for all ranks."""
+    if is_initialized():
+        torch_dist.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = x.shape[0]
+        return _all_gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # Sum over ranks of what each rank's loss says of every row, then keep our own rows.
+        grad = grad.contiguous()
+        torch_dist.all_reduce(grad)
+        return grad.narrow(0, rank() * ctx.rows, ctx.rows)
+
+
+class _AllSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = x.clone()
+        torch_dist.all_reduce(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        torch_dist.all_reduce(grad)
+        return grad
+
+
+def _all_gather(x: Tensor) -> Tensor:
+    out = x.new_empty(world_size() * x.shape[0], *x.shape[1:])
+    torch_dist.all_gather_into_tensor(out, x.contiguous())
+    return out
+
+
+def gather(x: Tensor) -> Tensor:
+    """Joins the rows of all ranks, in rank order, with gradient.
+
+    Args:
+        x: ``[B, ...]`` of the same shape on every rank.
+
+    Returns:
+        ``[world_size * B, ...]``; ``x`` itself on one rank.
+    """
+    if world_size() == 1:
+        return x
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Gather.apply(x)
+    return _all_gather(x)
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """Sums ``x`` over ranks, with gradient (each rank receives the sum of all ranks' gradients)."""
+    return _AllSum.apply(x) if world_size() > 1 else x
+
+
+def mean(total: Tensor, count: Tensor | int) -> Tensor:
+    """Averages over items whose number differs from rank to rank (masked tokens, visible patches).
+
+    Args:
+        total: this rank's sum, ``[]``.
+        count: this rank's number of items; 0 is allowed.
+
+    Returns:
+        ``[]``: a local loss whose average over ranks is (sum over ranks) / (count over ranks), in
+        value and in gradient; 0 with zero gradient where no rank has an item.
+    """
+    number = torch.as_tensor(count, dtype=total.dtype, device=total.device)
+    ranks = world_size()
+    if ranks > 1:
+        number = number.clone()
+        torch_dist.all_reduce(number)
+    return total * ranks / number.clamp(min=1)
+
+
+def average(x: Tensor) -> Tensor:
+    """Averages a detached ``x`` over ranks, for logging."""
+    return all_sum(x.detach()) / world_size()
+
+
+def row_offset(rows: int) -> int:
+    """Returns where this rank's ``rows`` begin in a gathered tensor."""
+    return rank() * rows
+
+
+def broadcast(tensors: list[Tensor]) -> None:
+    """Overwrites each tensor with rank 0's."""
+    if world_size() > 1:
+        for tensor in tensors:
+            torch_dist.broadcast(tensor, 0)

@@ -1,0 +1,77 @@
+"""One mechanism for every exponential moving average: a teacher tower, a teacher's prototypes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .objective import Need, Progress
+from .schedules import build as build_schedule
+from .spaces import Space
+from .towers import Tower
+
+
+class EMA(Tower, Space):
+    """A copy of another module that follows it and gets no gradient.
+
+    The copy is made by ``follow`` after the source has its initial weights, so both start equal.
+
+    Args:
+        of: ``'towers.image'`` or ``'spaces.proto'``.
+        momentum: share of the old value that a step keeps: a number or a schedule.
+    """
+
+    def __init__(self, of: str, momentum: float | Mapping[str, Any] = 0.996) -> None:
+        nn.Module.__init__(self)
+        self.of = of
+        self.momentum = build_schedule(momentum, f"EMA of {of}: momentum")
+
+    def follow(self, online: nn.Module) -> None:
+        """Copies ``online`` as it is now and remembers it, outside the module tree."""
+        self.module = copy.deepcopy(online).requires_grad_(False)
+        # Not a submodule: the state dict would hold the source twice.
+        self.__dict__["online"] = online
+        if isinstance(online, Tower):
+            self.width, self.token_width = online.width, online.token_width
+            self.input_size, self.tokenizer = online.input_size, online.tokenizer
+
+    def plan(self, needs: frozenset[Need]) -> None:
+        """The copy serves whatever its source was planned for."""
+
+    def attach(self, tower: str, width: int) -> None:
+        """The copy has what its source has."""
+
+    def num_patches(self, size: int | None = None) -> int:
+        """As the source's."""
+        return self.module.num_patches(size)
+
+    @torch.no_grad()
+    def forward(self, *args: Any) -> Any:
+        """Runs the copy, as a tower on segments or as a space on features."""
+        return self.module(*args)
+
+    @torch.no_grad()
+    def update(self, progress: Progress) -> None:
+        """Moves ``1 - momentum`` of the way to the source; not at all where the step was skipped.
+
+        Buffers (BatchNorm statistics) follow like parameters; integers are copied.
+        """
+        rate: float | Tensor = 1 - self.momentum(progress.step - 1, progress.total)
+        mine, theirs = _floats(self.module), _floats(self.__dict__["online"])
+        if progress.finite is None:
+            torch._foreach_lerp_(mine, theirs, rate)
+        else:
+            change = torch._foreach_sub(theirs, mine)
+            torch._foreach_mul_(change, progress.finite.to(mine[0].dtype) * rate)
+            torch._foreach_add_(mine, change)
+
+
+def _floats(module: nn.Module) -> list[Tensor]:
+    tensors = [*module.parameters(), *module.buffers()]
+    return [t.detach() for t in tensors if t.is_floating_point()]
+
+

@@ -1,0 +1,222 @@
+"""A trained model as its users see it: images and strings in, embeddings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .data.rng import sample_rng
+from .data.sample import Dataset, Sample
+from .data.views import Context, Pipeline
+from .pretrainer import Pretrainer
+from .registry import DATASETS
+from .towers import Encoding, Tower, encode
+
+Image = np.ndarray | str | Path
+TEMPLATES = ("{}",)
+
+
+class MissingPart(ValueError):
+    """The model lacks a tower or a space that an evaluation asks for."""
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """A whole dataset through the image tower.
+
+    Attributes:
+        features: ``[N, width]``, the tower's pooled output.
+        embeddings: ``[N, dim]`` in the joint space, unit length; None without one.
+        labels: int64 ``[N]``.
+        captions: the first caption of each sample, ``""`` where there is none.
+        classes: class names in label order.
+    """
+
+    features: Tensor
+    embeddings: Tensor | None
+    labels: Tensor
+    captions: list[str]
+    classes: Sequence[str]
+
+
+class Encoder:
+    """Encodes with the towers of a pretrainer, in evaluation mode, without gradients.
+
+    All results are float32 on the CPU.
+
+    Args:
+        model: the trained model.
+        view: transforms that prepare an image, ``test_view`` of the config.
+        image: name of the image tower.
+        text: name of the text tower.
+        space: name of the joint space.
+        batch_size: rows encoded at a time.
+    """
+
+    def __init__(
+        self,
+        model: Pretrainer,
+        view: Sequence[Mapping[str, Any]],
+        image: str = "image",
+        text: str = "text",
+        space: str = "joint",
+        batch_size: int = 256,
+    ) -> None:
+        self.model, self.image, self.text, self.space = model, image, text, space
+        self.batch_size = batch_size
+        self.view = Pipeline("test_view", view, Context(dict(model.towers.items())))  # type: ignore[arg-type]
+        self._splits: dict[str, EncodedSplit] = {}
+
+    def encode_image(self, images: Sequence[Image] | Image) -> Tensor:
+        """Embeds images in the joint space.
+
+        Args:
+            images: uint8 arrays ``[H, W, 3 or 4]`` or paths; one or many.
+
+        Returns:
+            Unit vectors, ``[N, dim]``.
+        """
+        return self._joint(self.encode_features(images), self.image)
+
+    def encode_features(self, images: Sequence[Image] | Image) -> Tensor:
+        """Returns the image tower's pooled features, ``[N, width]``: for probes and kNN."""
+        if isinstance(images, np.ndarray | str | Path):
+            images = [images]
+        samples = (Sample(_read(image)) for image in images)
+        return self._features(samples)
+
+    def encode_text(self, texts: Sequence[str] | str) -> Tensor:
+        """Embeds strings in the joint space, unit vectors ``[N, dim]``."""
+        tower = self._tower(self.text)
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        ids = [tower.tokenizer.encode(text) for text in texts]
+        pooled = []
+        for batch in _batches(ids, self.batch_size):
+            length = torch.tensor([len(row) for row in batch])
+            padded = torch.zeros(len(batch), int(length.max()), dtype=torch.int64)
+            for row, values in zip(padded, batch, strict=True):
+                row[: len(values)] = torch.from_numpy(values)
+            pooled.append(self._run(tower, padded, length).pooled.float().cpu())
+        return self._joint(torch.cat(pooled), self.text)
+
+    def zero_shot(
+        self,
+        images: Sequence[Image] | Image,
+        class_names: Sequence[str],
+        templates: Sequence[str] = TEMPLATES,
+    ) -> Tensor:
+        """Returns class probabilities, ``[N, C]`` (CLIP, section 3.1.2: prompts are averaged).
+
+        Args:
+            images: as for ``encode_image``.
+            class_names: what to tell apart.
+            templates: sentences with ``{}`` where the name goes.
+        """
+        logits = self.encode_image(images) @ self.classifier(class_names, templates).T
+        return (logits * self.scale()).softmax(dim=1)
+
+    def classifier(self, class_names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> Tensor:
+        """Returns one unit vector for each class, ``[C, dim]``: the mean over templates."""
+        texts = [template.format(name) for name in class_names for template in templates]
+        embedded = self.encode_text(texts).unflatten(0, (len(class_names), len(templates)))
+        return F.normalize(embedded.mean(1), dim=-1)
+
+    def scale(self) -> float:
+        """Returns the inverse temperature of the joint space."""
+        scale: Any = getattr(self._space(), "scale", None)
+        return float(scale()) if scale else 1.0
+
+    def encode_dataset(self, cfg: Mapping[str, Any]) -> EncodedSplit:
+        """Encodes all images of a dataset config, once until ``forget`` is called."""
+        key = repr(sorted(cfg.items()))
+        if key not in self._splits:
+            dataset: Dataset = DATASETS.create(cfg, "dataset")
+            # Drawing from a fixed generator: an evaluation is the same every time.
+            samples = [dataset.load(i, sample_rng(0, 0, i, "test")) for i in range(len(dataset))]
+            features = self._features(iter(samples))
+            try:
+                embeddings = self._joint(features, self.image)
+            except MissingPart:
+                embeddings = None
+            self._splits[key] = EncodedSplit(
+                features,
+                embeddings,
+                torch.tensor([s.label for s in samples]),
+                [s.captions[0] if s.captions else "" for s in samples],
+                dataset.classes,
+            )
+        return self._splits[key]
+
+    def forget(self) -> None:
+        """Drops encoded datasets: the weights have changed."""
+        self._splits.clear()
+
+    # ------------------------------------------------------------------------------------------
+
+    def _features(self, samples: Iterator[Sample]) -> Tensor:
+        tower = self._tower(self.image)
+        pooled = []
+        for batch in _batches(samples, self.batch_size):
+            drawn = [self.view.draw(s, sample_rng(0, 0, i)) for i, s in enumerate(batch)]
+            stacked = {k: torch.from_numpy(np.stack([d[k] for d in drawn])) for k in drawn[0]}
+            stacked = {k: v.to(self._device()) for k, v in stacked.items()}
+            pooled.append(self._run(tower, self.view.finish(stacked)).pooled.float().cpu())
+        return torch.cat(pooled)
+
+    def _run(self, tower: Tower, data: Tensor, length: Tensor | None = None) -> Encoding:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            return encode(tower, data.to(self._device()), length)
+        finally:
+            self.model.train(was_training)
+
+    def _joint(self, pooled: Tensor, tower: str) -> Tensor:
+        space = self._space()
+        with torch.inference_mode():
+            return space(pooled.to(self._device()), tower).float().cpu()
+
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _tower(self, name: str) -> Tower:
+        if name not in self.model.towers:
+            raise MissingPart(f"this model has no tower {name!r}; it has {_names(self.model.towers)}")
+        return self.model.towers[name]  # type: ignore[return-value]
+
+    def _space(self) -> Any:
+        if self.space not in self.model.spaces:
+            raise MissingPart(
+                f"this model has no space {self.space!r}; it has {_names(self.model.spaces)}"
+            )
+        return self.model.spaces[self.space]
+
+
+def _names(modules: Any) -> str:
+    return ", ".join(modules) or "none"
+
+
+def _batches(items: Any, size: int) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _read(image: Image) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return image
+    from .data.image import read_image
+
+    return read_image(image)

@@ -1,0 +1,396 @@
+"""Checkpoints that a crash cannot tear and that cannot run code.
+
+A checkpoint is a folder ``step_00001200`` of three files::
+
+    model.safetensors      the whole state dict: weights, EMA, queues, centres
+    optimizer.safetensors  its state as ``<parameter name>/<state key>``; absent without one
+    state.json             step, format, versions, the caller's meta, sizes and SHA-256
+
+It is written under a hidden name, synced, read back, and only then renamed: whatever carries a
+checkpoint's name was complete. Hyper-parameters of the optimizer come from the config and the
+schedules, which are functions of the step, so they are not stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+FORMAT = 1
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+_NAME = re.compile(r"step_(\d+)(\.old)?")  # `.old`: being replaced, valid until the new one is in
+_HIDDEN = ".tmp-"  # half-written or half-deleted; swept at the next save
+_RESERVED = ("format", "step", "versions", "files", "optimizer")
+
+
+def save(
+    root: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes the checkpoint of a step and returns its folder; call it on one rank only.
+
+    Args:
+        root: Folder of the checkpoints of one run; one process at a time may save there.
+        step: Number of finished optimizer steps. An existing checkpoint of it is replaced.
+        model: The bare module, not its DDP or compile wrapper, whose prefix would enter the names.
+        optimizer: Optimizer over parameters of ``model``.
+        meta: Plain JSON data stored at the top level of ``state.json``: config, world size ...
+
+    Raises:
+        OSError: It could not be written. The earlier checkpoints are untouched.
+        ValueError: ``meta`` is not JSON or takes a reserved key, or a state is not a tensor.
+    """
+    root = Path(root)
+    meta = dict(meta or {})
+    if taken := sorted(meta.keys() & set(_RESERVED)):
+        raise ValueError(f"checkpoint meta may not use the reserved keys {taken}: rename them")
+    try:
+        json.dumps(meta)
+    except TypeError as error:
+        raise ValueError(f"checkpoint meta must be plain JSON data: {error}") from error
+    contents = {MODEL: model_tensors(model)}
+    versions = {"torch": str(torch.__version__), "webssl_toolbox": version("webssl-toolbox")}
+    state: dict[str, Any] = {**meta, "format": FORMAT, "step": step, "versions": versions}
+    if optimizer is not None:
+        contents[OPTIMIZER] = optimizer_tensors(model, optimizer)
+        names = sorted(_named_parameters(model, optimizer))
+        state["optimizer"] = {"type": type(optimizer).__name__, "parameters": names}
+
+    final = root / f"step_{step:08d}"
+    old, hidden = root / f"{final.name}.old", root / f"{_HIDDEN}{final.name}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for left_over in root.glob(f"{_HIDDEN}step_*"):  # of a killed process
+            shutil.rmtree(left_over)
+        hidden.mkdir()
+        _write(hidden, contents, state)
+        _publish(hidden, final, old)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"the checkpoint of step {step} was not written to {root}: {error}. Earlier ones are "
+            "untouched; check the free space, quota and permissions there"
+        ) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    _remove(old)
+    return final
+
+
+def latest(root: Path) -> Path | None:
+    """Returns the newest checkpoint that verifies, or None; warns about each one it skips."""
+    for path in _checkpoints(Path(root)):
+        try:
+            verify(path)
+        except (OSError, ValueError) as error:
+            warnings.warn(f"checkpoint {path} is skipped: {error}", stacklevel=2)
+        else:
+            return path
+    return None
+
+
+def prune(root: Path, keep: int) -> None:
+    """Leaves ``keep`` checkpoints, counted from the newest that verifies, and deletes the older."""
+    if keep < 1:
+        raise ValueError(f"keep={keep}: at least one checkpoint must stay")
+    if (newest := latest(root)) is not None:
+        paths = _checkpoints(newest.parent)
+        for path in paths[paths.index(newest) + keep :]:
+            _remove(path)
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Checks sizes, SHA-256 and headers of a checkpoint, and returns its ``state.json``.
+
+    Raises:
+        FileNotFoundError: ``path`` is not a checkpoint folder, or one of its files is missing.
+        ValueError: A file is a pickle, damaged, or of a newer format.
+    """
+    path = Path(path)
+    if path.is_file():
+        if path.name in (MODEL, OPTIMIZER, STATE):
+            raise ValueError(f"{path} is one file of a checkpoint: give its folder {path.parent}")
+        raise ValueError(
+            f"{path} is a file, not a checkpoint folder. Pickles (.pth, .pt, .bin) are refused, as "
+            "reading one may run code: convert it explicitly into a checkpoint folder first"
+        )
+    for name in (STATE, MODEL):
+        if not (path / name).is_file():
+            raise FileNotFoundError(
+                f"{path} is not a checkpoint: it has no {name}. A checkpoint is a folder with "
+                f"{MODEL}, {STATE} and, to resume training, {OPTIMIZER}"
+            )
+    state = _read_state(path / STATE)
+    for name in (MODEL, OPTIMIZER) if "optimizer" in state else (MODEL,):
+        _verify_file(path / name, state["files"].get(name))
+    return state
+
+
+def load(
+    path: Path, model: nn.Module, optimizer: Optimizer | None = None, strict: bool = True
+) -> dict[str, Any]:
+    """Copies a verified checkpoint into a model and an optimizer, in place.
+
+    Everything is checked before anything is changed. Parameters keep their storage and device,
+    so that DDP buckets and flat views stay attached; optimizer states keep their stored dtype.
+
+    Args:
+        path: Folder of the checkpoint.
+        model: The bare module, as in `save`.
+        optimizer: Its state is replaced, not its hyper-parameters; None reads the model only.
+        strict: Refuse missing and unexpected names and other dtypes, instead of loading what fits
+            with a warning. A wrong shape is refused in either case.
+
+    Returns:
+        The content of ``state.json``: ``step``, ``versions`` and the caller's meta.
+
+    Raises:
+        ValueError: The checkpoint does not fit; further errors as `verify`.
+    """
+    path = Path(path)
+    state = verify(path)
+    tensors = load_file(path / MODEL)
+    wanted = model_tensors(model)
+    _check_fit(path / MODEL, _describe(tensors, strict), _describe(wanted, strict), strict)
+    if optimizer is not None:
+        parameters = _named_parameters(model, optimizer)
+        _check_optimizer(path, state.get("optimizer"), optimizer, parameters, strict)
+        _load_optimizer(load_file(path / OPTIMIZER), optimizer, parameters)
+    model.load_state_dict(tensors, strict=False)  # copies in place; `_check_fit` was the strict one
+    return state
+
+
+def digest(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, str]:
+    """Returns SHA-256 over names, dtypes, shapes and bytes, to compare two states exactly."""
+    digests = {"model": _hash(model_tensors(model))}
+    if optimizer is not None:
+        digests["optimizer"] = _hash(optimizer_tensors(model, optimizer))
+    return digests
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the state dict, which must hold tensors only."""
+    return _tensors_only("model", model.state_dict())
+
+
+def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Returns the optimizer state as ``<parameter name>/<state key>``, without empty entries."""
+    values = {
+        f"{name}/{key}": value
+        for name, parameter in _named_parameters(model, optimizer).items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if value is not None  # SGD keeps None until momentum has something to remember
+    }
+    return _tensors_only("optimizer", values)
+
+
+def _tensors_only(what: str, values: Mapping[str, Any]) -> dict[str, Tensor]:
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{what} state '{name}' is a {type(value).__name__}: a checkpoint holds tensors "
+                "only, so keep it as one"
+            )
+    return dict(values)
+
+
+def _named_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    named = {}
+    for index, group in enumerate(optimizer.param_groups):
+        for parameter in group["params"]:
+            if parameter not in names:
+                raise ValueError(
+                    f"parameter group {index} of the optimizer has a parameter of shape "
+                    f"{tuple(parameter.shape)} that is not in the model: pass the model it trains"
+                )
+            named[names[parameter]] = parameter
+    return named
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        sha.update(_bytes(tensor).numpy().data)
+    return sha.hexdigest()
+
+
+def _write(
+    folder: Path, contents: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]
+) -> None:
+    """Writes, syncs and reads back every file of a checkpoint, completing ``state``."""
+    for name, tensors in contents.items():
+        # Cloned one by one, as safetensors refuses shared storage: tied weights are stored under
+        # each of their names, and come back equal.
+        clones = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+        save_file(clones, folder / name)
+        _sync(folder / name)
+        _compare(folder / name, clones)
+    state["files"] = {name: _fingerprint(folder / name) for name in contents}
+    file = folder / STATE
+    file.write_text(json.dumps(state, indent=1), encoding="utf-8")
+    for name in contents:  # safetensors creates files that only their owner may read
+        shutil.copymode(file, folder / name)
+    _sync(file)
+    _sync(folder)
+    _read_state(file)
+
+
+def _compare(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Reads a file back, tensor by tensor, against what it should hold."""
+    with safe_open(file, "pt") as stored:
+        for name, tensor in tensors.items():
+            if not torch.equal(_bytes(stored.get_tensor(name)), _bytes(tensor)):
+                raise OSError(f"'{name}' read back from {file.name} is not what was written")
+
+
+def _publish(hidden: Path, final: Path, old: Path) -> None:
+    """Gives a complete checkpoint its name; the one it replaces stays valid until then."""
+    if final.exists():
+        _remove(old)
+        final.rename(old)
+    hidden.rename(final)
+    _sync(final.parent)
+
+
+def _checkpoints(root: Path) -> list[Path]:
+    """Lists checkpoints by name, newest first, unverified."""
+    found = []
+    for path in root.iterdir() if root.is_dir() else ():
+        if (match := _NAME.fullmatch(path.name)) and path.is_dir():
+            found.append((int(match[1]), match[2] is None, path))
+    return [path for *_, path in sorted(found, reverse=True)]
+
+
+def _remove(path: Path) -> None:
+    # Renamed first: a kill halfway must not leave half a folder under a checkpoint's name.
+    if path.exists():
+        hidden = path.with_name(f"{_HIDDEN}{path.name}")
+        shutil.rmtree(hidden, ignore_errors=True)
+        path.rename(hidden)
+        shutil.rmtree(hidden)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"bytes": file.stat().st_size, "sha256": sha256}
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # also: not UTF-8, absurdly nested
+        raise ValueError(f"{file} is damaged: not readable as JSON ({error})") from error
+    if not isinstance(state, dict) or not isinstance(state.get("files"), dict):
+        raise ValueError(f"{file} is damaged or not from this toolbox: it lists no files")
+    if state.get("format") != FORMAT:
+        wrote = f"{state.get('versions')} wrote it in format {state.get('format')}"
+        raise ValueError(f"{file}: {wrote}; this toolbox reads format {FORMAT}, so use that one")
+    return state
+
+
+def _verify_file(file: Path, recorded: Any) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing, though {STATE} lists it")
+    if (found := _fingerprint(file)) != recorded:
+        raise ValueError(f"{file} is damaged: {STATE} recorded {recorded}, found {found}")
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a safetensors file: {error}") from error
+
+
+def _check_optimizer(
+    path: Path, recorded: Any, optimizer: Optimizer, parameters: Iterable[str], strict: bool
+) -> None:
+    if not isinstance(recorded, dict):
+        raise ValueError(f"{path} holds no optimizer state: load the model alone")
+    if (kind := type(optimizer).__name__) != recorded.get("type"):
+        raise ValueError(
+            f"{path} holds the state of {recorded.get('type')}, not of {kind}: use the same "
+            "optimizer, or load the model alone"
+        )
+    stored = dict.fromkeys(recorded.get("parameters", []), "")
+    _check_fit(path / OPTIMIZER, stored, dict.fromkeys(parameters, ""), strict)
+
+
+def _describe(tensors: Mapping[str, Tensor], strict: bool) -> dict[str, str]:
+    return {k: f"{list(v.shape)}{f' {v.dtype}' if strict else ''}" for k, v in tensors.items()}
+
+
+def _check_fit(
+    file: Path, stored: Mapping[str, str], wanted: Mapping[str, str], strict: bool
+) -> None:
+    """Compares names and descriptions, and raises (or warns) once for all that differs."""
+    different = [
+        f"{name} is {stored[name]}, expected {wanted[name]}"
+        for name in wanted
+        if stored.get(name, wanted[name]) != wanted[name]
+    ]
+    problems = {
+        "missing": [name for name in wanted if name not in stored],
+        "unexpected": [name for name in stored if name not in wanted],
+        "of another shape or dtype": different,
+    }
+    message = f"{file} does not fit: " + ", ".join(
+        f"{len(names)} {kind} ({'; '.join(names[:5])}{'; ...' if len(names) > 5 else ''})"
+        for kind, names in problems.items()
+        if names
+    )
+    if different or (strict and any(problems.values())):
+        raise ValueError(f"{message}. Build model and optimizer from the config it was saved with")
+    if any(problems.values()):
+        warnings.warn(f"{message}; loaded what fits", stacklevel=3)
+
+
+def _load_optimizer(
+    values: Mapping[str, Tensor], optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> None:
+    # Torch keeps `step` on the host unless a kernel counts for itself.
+    device_groups = [g for g in optimizer.param_groups if g.get("fused") or g.get("capturable")]
+    counted_on_device = {parameter for group in device_groups for parameter in group["params"]}
+    optimizer.state.clear()
+    for full_name, value in values.items():
+        name, _, key = full_name.rpartition("/")
+        if (parameter := parameters.get(name)) is None:
+            continue  # refused or warned about by `_check_optimizer`
+        if key == "step" and parameter not in counted_on_device:
+            value = value.clone()
+        elif value.shape == parameter.shape:
+            # Fused kernels want the parameter's memory layout, which a file does not record.
+            value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+        else:
+            value = value.to(parameter.device, copy=True)
+        optimizer.state[parameter][key] = value

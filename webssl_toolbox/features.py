@@ -1,0 +1,134 @@
+"""Plan the encodings, run each tower once, and memoise what objectives derive from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from . import dist
+from .objective import Need, Objective
+from .spaces import Space
+from .towers import Encoding, Part, Segment, Tower
+
+Plan = dict[str, tuple[Need, ...]]
+
+
+def plan(objectives: Iterable[Objective]) -> Plan:
+    """Returns the needs of each tower, each once, in an order that does not depend on hashing."""
+    found: dict[str, dict[Need, None]] = {}
+    for objective in objectives:
+        for need in sorted(objective.needs(), key=repr):
+            found.setdefault(need.tower, {})[need] = None
+    return {tower: tuple(needs) for tower, needs in found.items()}
+
+
+def encode(
+    plan: Plan, towers: Mapping[str, Tower], inputs: Mapping[str, Tensor], chunks: int = 1
+) -> dict[Need, Encoding]:
+    """Calls each tower once, with all its segments (or once a chunk, see ``_in_chunks``)."""
+    encodings: dict[Need, Encoding] = {}
+    for name, needs in plan.items():
+        segments = [segment(need, inputs) for need in needs]
+        run = towers[name] if chunks == 1 else _in_chunks(towers[name], chunks)
+        encodings.update(zip(needs, run(segments), strict=True))
+    return encodings
+
+
+def segment(need: Need, inputs: Mapping[str, Tensor]) -> Segment:
+    """Collects the tensors of one need."""
+    parts = tuple(
+        Part(
+            view,
+            inputs[view],
+            length=inputs.get(f"{view}.length"),
+            keep=inputs[keep] if keep else None,
+            mask=inputs[mask] if mask else None,
+        )
+        for view, keep, mask in need.parts
+    )
+    return Segment(need, parts)
+
+
+class Features:
+    """The encodings of one step, as objectives see them.
+
+    Derived values are computed when first asked for and kept, so that CLIP, multi-view and
+    neighbour losses project and gather an encoding once.
+    """
+
+    def __init__(
+        self,
+        encodings: Mapping[Need, Encoding],
+        spaces: Mapping[str, Space],
+        inputs: Mapping[str, Tensor],
+    ) -> None:
+        self._encodings, self._spaces, self._inputs = encodings, spaces, inputs
+        self._memo: dict[Any, Tensor] = {}
+
+    def __getitem__(self, need: Need) -> Encoding:
+        return self._encodings[need]
+
+    def input(self, name: str) -> Tensor:
+        """Returns an input that is not encoded: ``'text_mlm.target'``, ``'text.caption'`` ..."""
+        return self._inputs[name]
+
+    def space(self, name: str) -> Any:
+        """Returns a shared space, to map tokens of one's own choice."""
+        return self._spaces[name]
+
+    def embed(self, need: Need, space: str) -> Tensor:
+        """Returns the pooled encoding in ``space``, ``[B, dim]``; unit length in a JointSpace."""
+        key = (need, space)
+        if key not in self._memo:
+            self._memo[key] = self._spaces[space](self[need].pooled, need.tower)
+        return self._memo[key]
+
+    def gathered(self, need: Need, space: str) -> Tensor:
+        """Returns ``embed`` over all ranks, with gradient, ``[world_size * B, dim]``."""
+        key = (need, space, "gathered")
+        if key not in self._memo:
+            self._memo[key] = dist.gather(self.embed(need, space))
+        return self._memo[key]
+
+
+def _in_chunks(tower: Tower, chunks: int) -> Any:
+    """Runs a tower on row chunks under checkpointing: the full batch in a chunk's memory.
+
+    Losses see the whole batch, so this equals it exactly, contrastive terms included. BatchNorm
+    statistics are a chunk's, as under any accumulation. Autocast and random state are replayed by
+    ``checkpoint``.
+    """
+
+    def run(segments: list[Segment]) -> list[Encoding]:
+        pieces: list[list[Encoding]] = []
+        for i in range(chunks):
+            piece = [_rows(s, i, chunks) for s in segments]
+            pieces.append(checkpoint(tower, piece, use_reentrant=False))
+        return [_join([p[i] for p in pieces]) for i in range(len(segments))]
+
+    return run
+
+
+def _rows(segment: Segment, index: int, chunks: int) -> Segment:
+    def cut(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.tensor_split(chunks)[index]
+
+    parts = tuple(
+        Part(p.view, p.data.tensor_split(chunks)[index], cut(p.length), cut(p.keep), cut(p.mask))
+        for p in segment.parts
+    )
+    return Segment(segment.need, parts)
+
+
+def _join(pieces: list[Encoding]) -> Encoding:
+    valid = [p.valid for p in pieces if p.valid is not None]
+    return Encoding(
+        torch.cat([p.pooled for p in pieces]),
+        torch.cat([p.tokens for p in pieces]),
+        torch.cat(valid) if valid else None,
+        pieces[0].sizes,
+    )

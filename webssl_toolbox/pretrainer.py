@@ -1,0 +1,220 @@
+"""The one wrapped module: towers, spaces and objectives, composed by a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import features
+from .ema import EMA
+from .objective import Objective, Progress
+from .registry import MODELS, OBJECTIVES, SPACES, nearest
+from .schedules import Schedule
+from .schedules import build as build_schedule
+from .running_stats import RunningStats
+from .seeding import seeded
+from .spaces import Space
+from .towers import Tower
+
+Config = Mapping[str, Any]
+
+
+class Pretrainer(nn.Module):
+    """Encodes every view once and lets each objective read the encodings that it declared.
+
+    ``losses, logs = pretrainer(inputs)`` is one step without any runner::
+
+        losses, logs = pretrainer(inputs)
+        sum(losses.values()).backward()
+        optimizer.step()
+        pretrainer.after_step(Progress(step, total))
+
+    Args:
+        towers: ``{name: dict(type=...)}``. Those that no objective needs are not built.
+        objectives: ``{name: dict(type=..., weight=...)}``; None removes an inherited one. A weight
+            is a number or a schedule.
+        spaces: ``{name: dict(type=...)}``, likewise.
+        seed: initial weights are a function of it and of each module's name.
+        chunks: towers run the batch in so many checkpointed pieces: less memory, equal gradients.
+
+    Raises:
+        ValueError: an unknown type, argument, tower or space, naming the nearest valid one.
+    """
+
+    def __init__(
+        self,
+        towers: Config,
+        objectives: Config,
+        spaces: Config | None = None,
+        seed: int = 0,
+        chunks: int = 1,
+    ) -> None:
+        super().__init__()
+        self.chunks = chunks
+        self.step, self.total = 0, 1
+        self.weights: dict[str, Schedule] = {}
+        self.objectives = nn.ModuleDict(self._build_objectives(objectives))
+        self.plan = features.plan(self._objectives())
+        with seeded(str(seed)):
+            self._build_towers(_present(towers), spaces or {})
+            attached = _Spaces(self._build_spaces(_present(spaces or {})))
+            for name, objective in self.objectives.items():
+                with seeded(f"objectives.{name}"):
+                    objective.setup(self._towers(), attached)
+        self.spaces = nn.ModuleDict(attached.used())
+        self.synchronise_ema()
+        self._running_stats = RunningStats(self)
+
+    # -- building ------------------------------------------------------------------------------
+
+    def _build_objectives(self, cfg: Config) -> dict[str, Objective]:
+        built = {}
+        for name, entry in _present(cfg).items():
+            where = f"model.objectives.{name}"
+            OBJECTIVES.check(entry, where, extra=["weight"])
+            entry = dict(entry)
+            weight = entry.pop("weight", 1.0)
+            self.weights[name] = build_schedule(weight, f"{where}.weight")
+            with seeded(where):
+                built[name] = OBJECTIVES.create(entry, where)
+        if not built:
+            raise ValueError("model.objectives names no objective, so there is nothing to train")
+        return built
+
+    def _build_towers(self, cfg: Config, spaces: Config) -> None:
+        wanted = list(self.plan)
+        for name in wanted:
+            if name not in cfg:
+                raise ValueError(
+                    f"an objective needs the tower {name!r}, which model.towers lacks"
+                    f"{nearest(name, cfg)}"
+                )
+        wanted += [s for n in list(wanted) if (s := _ema_source(cfg[n], "towers")) and s not in wanted]
+        # Sources before their averages, which are copied in `synchronise_ema`.
+        wanted.sort(key=lambda name: cfg[name].get("type") == "EMA")
+        self.towers = nn.ModuleDict()
+        for name in wanted:
+            if name not in cfg:
+                raise ValueError(f"model.towers: an EMA follows {name!r}, which is not declared")
+            with seeded(f"towers.{name}"):
+                tower = MODELS.create(cfg[name], f"model.towers.{name}")
+                if isinstance(tower, EMA):
+                    tower.follow(self.towers[tower.of.removeprefix("towers.")])
+                tower.plan(frozenset(self.plan.get(name, ())))
+            self.towers[name] = tower
+        self.plan = {name: self.plan[name] for name in wanted if name in self.plan}
+
+    def _build_spaces(self, cfg: Config) -> dict[str, Space]:
+        built: dict[str, Space] = {}
+        for name in sorted(cfg, key=lambda n: cfg[n].get("type") == "EMA"):
+            with seeded(f"spaces.{name}"):
+                built[name] = SPACES.create(cfg[name], f"model.spaces.{name}")
+        return built
+
+    def synchronise_ema(self) -> None:
+        """Starts every average from its source: after building, and after loading weights."""
+        for module in self._emas():
+            kind, _, name = module.of.partition(".")
+            module.follow(getattr(self, kind)[name])
+
+    # -- one step ------------------------------------------------------------------------------
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Computes all losses of a batch.
+
+        Args:
+            inputs: the named tensors that views computed.
+
+        Returns:
+            Weighted losses to be summed and minimised, and detached values to log, both as
+            ``'<objective>.<name>'``; nothing is read back from the device.
+        """
+        if self.training:
+            self._running_stats.remember()
+        encodings = features.encode(self.plan, self._towers(), inputs, self.chunks)
+        shared = features.Features(encodings, self._spaces(), inputs)
+        losses, logs = {}, {}
+        for name, objective in self.objectives.items():
+            weight = self.weights[name](self.step, self.total)
+            for key, value in objective(shared).items():
+                logs[f"{name}.{key}"] = value.detach()
+                if key == "loss" or key.startswith("loss_"):
+                    losses[f"{name}.{key}"] = value * weight
+        return losses, logs
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        """Commits what the step staged: queues, centres, bounds, then averages."""
+        self._running_stats.commit(progress)
+        for objective in self._objectives():
+            objective.after_step(progress)
+            objective.staged.clear()
+        for space in self._spaces().values():
+            space.after_step(progress)
+        for ema in self._emas():
+            ema.update(progress)
+
+    def needed_inputs(self) -> frozenset[str]:
+        """Names of the views that the plan reads."""
+        return frozenset().union(*(need.inputs for needs in self.plan.values() for need in needs))
+
+    # ModuleDict loses the types of what it holds; these give them back.
+
+    def _objectives(self) -> list[Objective]:
+        return list(self.objectives.values())  # type: ignore[arg-type]
+
+    def _towers(self) -> dict[str, Tower]:
+        return dict(self.towers.items())  # type: ignore[arg-type]
+
+    def _spaces(self) -> dict[str, Space]:
+        return dict(self.spaces.items())  # type: ignore[arg-type]
+
+    def _emas(self) -> list[EMA]:
+        return [m for m in (*self.towers.values(), *self.spaces.values()) if isinstance(m, EMA)]
+
+
+class _Spaces(Mapping[str, Space]):
+    """The spaces during ``setup``; remembers which ones an objective took, the others are dropped."""
+
+    def __init__(self, built: Mapping[str, Space]) -> None:
+        self.built, self.taken = built, set[str]()
+
+    def __getitem__(self, name: str) -> Space:
+        if name not in self.built:
+            raise ValueError(
+                f"an objective needs the space {name!r}, which model.spaces lacks"
+                f"{nearest(name, self.built)}"
+            )
+        self.taken.add(name)
+        return self.built[name]
+
+    def __iter__(self) -> Any:
+        return iter(self.built)
+
+    def __len__(self) -> int:
+        return len(self.built)
+
+    def used(self) -> dict[str, Space]:
+        """Returns the taken spaces, and those that a taken average follows."""
+        for name in list(self.taken):
+            space = self.built[name]
+            if isinstance(space, EMA):
+                self.taken.add(space.of.removeprefix("spaces."))
+        return {name: space for name, space in self.built.items() if name in self.taken}
+
+
+def _present(cfg: Config) -> Config:
+    """Drops entries that a child config set to None."""
+    return {name: entry for name, entry in cfg.items() if entry is not None}
+
+
+def _ema_source(cfg: Config, kind: str) -> str | None:
+    if cfg.get("type") != "EMA":
+        return None
+    source = str(cfg.get("of", ""))
+    if not source.startswith(f"{kind}."):
+        raise ValueError(f"model.{kind}: an EMA follows '{kind}.<name>', not {source!r}")
+    return source.removeprefix(f"{kind}.")

@@ -1,0 +1,116 @@
+"""The registries. They fill on first look-up, from plugins, and import a class when it is built."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+SCOPE = "webssl_toolbox"
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Returns ``"; did you mean 'x'?"`` or the list of valid names, to end an error message with."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; valid names: {', '.join(names)}" if names else "; there are none to choose from"
+
+
+class PluginRegistry(Registry):
+    """An mmengine registry whose entries come from plugins and may be strings ``module:Class``.
+
+    Unlike its parent it never imports a dotted path from a config: what is not registered by an
+    installed plugin does not exist (a stored config could otherwise name any callable).
+    """
+
+    def import_from_location(self) -> None:
+        """Loads the plugins, once for all registries; mmengine calls this before every look-up."""
+        from . import plugins
+
+        plugins.load()
+
+    def get(self, key: str) -> type:
+        """Returns the class behind ``key`` (``'ViT'`` or ``'webssl_toolbox.ViT'``).
+
+        Raises:
+            ValueError: nothing of that name is registered; names the nearest, and broken plugins.
+        """
+        self.import_from_location()
+        name = key.removeprefix(f"{SCOPE}.")
+        entry = self._module_dict.get(name)
+        if entry is None:
+            from . import plugins
+
+            raise ValueError(
+                f"{self.name} {key!r} is not known{nearest(name, self._module_dict)}"
+                f"{plugins.describe()}"
+            )
+        if isinstance(entry, str):
+            module, _, attribute = entry.partition(":")
+            entry = self._module_dict[name] = getattr(import_module(module), attribute)
+        return entry
+
+    def __contains__(self, key: str) -> bool:
+        self.import_from_location()
+        return key.removeprefix(f"{SCOPE}.") in self._module_dict
+
+    def check(self, cfg: Mapping[str, Any], where: str, extra: Iterable[str] = ()) -> type:
+        """Checks the type and the argument names of ``cfg`` without building it.
+
+        Args:
+            cfg: ``dict(type=..., **arguments)``.
+            where: path of ``cfg`` in the config, for the message.
+            extra: names that the caller supplies or consumes itself.
+
+        Raises:
+            ValueError: no type, an unknown type, an unknown or a missing argument.
+        """
+        if not isinstance(cfg, Mapping) or not isinstance(cfg.get("type"), str):
+            raise ValueError(f"{where} must be a dict with a 'type', but it is {cfg!r}")
+        try:
+            cls = self.get(cfg["type"])
+        except ValueError as error:
+            raise ValueError(f"{where}.type: {error}") from None
+        parameters = inspect.signature(cls).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return cls
+        for key in cfg:
+            if key not in parameters and key != "type" and key not in extra:
+                raise ValueError(
+                    f"{where}.{key}: {cfg['type']} takes no such argument"
+                    f"{nearest(key, [*parameters, *extra])}"
+                )
+        for key, parameter in parameters.items():
+            if parameter.default is parameter.empty and key not in cfg and key not in extra:
+                raise ValueError(f"{where}: {cfg['type']} needs the argument {key!r}")
+        return cls
+
+    def create(self, cfg: Mapping[str, Any], where: str, **supplied: Any) -> Any:
+        """Builds ``cfg`` after ``check``; ``supplied`` are arguments that no config writes."""
+        cls = self.check(cfg, where, extra=supplied)
+        arguments = {key: value for key, value in cfg.items() if key != "type"}
+        return cls(**arguments, **supplied)
+
+
+# Towers are a child of mmengine's MODELS: `type='webssl_toolbox.ViT'` works in any OpenMMLab config.
+MODELS = PluginRegistry("model", parent=MMENGINE_MODELS, scope=SCOPE)
+SPACES = PluginRegistry("space", scope=SCOPE)
+OBJECTIVES = PluginRegistry("objective", scope=SCOPE)
+DATASETS = PluginRegistry("dataset", scope=SCOPE)
+VIEWS = PluginRegistry("view", scope=SCOPE)
+EVALUATORS = PluginRegistry("evaluator", scope=SCOPE)
+HOOKS = PluginRegistry("hook", scope=SCOPE)
+
+MODELS._module_dict.update(
+    Pretrainer="webssl_toolbox.pretrainer:Pretrainer", EMA="webssl_toolbox.ema:EMA"
+)
+SPACES._module_dict.update(
+    JointSpace="webssl_toolbox.spaces:JointSpace", EMA="webssl_toolbox.ema:EMA"
+)

@@ -1,0 +1,116 @@
+"""The tower protocol: what goes into an encoder and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .objective import Need
+
+
+@dataclass(frozen=True)
+class Part:
+    """One view of a segment.
+
+    Attributes:
+        view: its name.
+        data: float images ``[B, 3, H, W]``, or int64 token ids ``[B, L]`` padded on the right.
+        length: int64 ``[B]`` on the CPU, valid tokens of each row; None for images.
+        keep: int64 ``[B, K]``, the patches or tokens to encode, ascending; None for all.
+        mask: bool ``[B, N]``, those to replace by the mask token; None for none.
+    """
+
+    view: str
+    data: Tensor
+    length: Tensor | None = None
+    keep: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The tensors of one need: a single part, or several for a tower that fuses views."""
+
+    need: Need
+    parts: tuple[Part, ...]
+
+    @property
+    def part(self) -> Part:
+        """The only part."""
+        (part,) = self.parts
+        return part
+
+    @property
+    def rows(self) -> int:
+        """The batch size."""
+        return self.parts[0].data.shape[0]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a tower makes of a segment.
+
+    Attributes:
+        pooled: ``[B, tower.width]``.
+        tokens: ``[B, T, tower.token_width]``: patches (without class token and registers), words,
+            or both in the order of the parts.
+        valid: bool ``[B, T]``, false on padding; None where all tokens count.
+        sizes: tokens of each part, for a tower that fuses several.
+    """
+
+    pooled: Tensor
+    tokens: Tensor
+    valid: Tensor | None = None
+    sizes: tuple[int, ...] = ()
+
+
+class Tower(nn.Module):
+    """An encoder. ``forward`` is called once a step with all segments; batching is its business.
+
+    Attributes:
+        width: channels of ``Encoding.pooled``.
+        token_width: channels of ``Encoding.tokens``.
+        input_size: side of the images in pixels, for towers that take images.
+        tokenizer: ids <-> text, for towers that take text.
+    """
+
+    width: int
+    token_width: int
+    input_size: int | None = None
+    tokenizer: Any = None
+
+    def plan(self, needs: frozenset[Need]) -> None:
+        """Creates or freezes what no need uses (mask token, pooling head).
+
+        Raises:
+            ValueError: the tower cannot serve a need (kept patches in a convnet).
+        """
+
+    def forward(self, segments: list[Segment]) -> list[Encoding]:
+        """Returns one encoding for each segment, in order."""
+        raise NotImplementedError
+
+    def num_patches(self, size: int | None = None) -> int:
+        """Returns the number of patches of a ``size`` x ``size`` image (default: input_size)."""
+        raise ValueError(f"{type(self).__name__} has no patches, so views of it cannot be masked")
+
+
+def refuse_patches(tower: Tower, needs: frozenset[Need]) -> None:
+    """Raises ValueError where a need keeps or masks patches; for towers that have none."""
+    for need in needs:
+        if need.keep or need.mask:
+            raise ValueError(
+                f"{type(tower).__name__} cannot keep or mask patches, but {need} asks for it; "
+                "use a ViT, or an objective without masks"
+            )
+
+
+def encode(tower: Tower, data: Tensor, length: Tensor | None = None) -> Encoding:
+    """Encodes one plain batch outside training: images, or ids with their lengths."""
+    need = Need("", "batch")
+    with torch.inference_mode():
+        (encoding,) = tower([Segment(need, (Part("batch", data, length),))])
+    return encoding
