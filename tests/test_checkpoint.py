@@ -1,6 +1,7 @@
 """Checkpoints: exact, untearable, and unable to run code."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -58,14 +59,9 @@ def train(model, optimizer, start, stop):
         optimizer.step()
 
 
-def tear(file):
-    file.write_bytes(file.read_bytes()[:-9])
-
-
 def flip(file):
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
+    *content, last = file.read_bytes()
+    file.write_bytes(bytes([*content, last ^ 1]))
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
@@ -85,7 +81,7 @@ def test_resume_equals_never_having_stopped(tmp_path, kind, dtype):
     assert checkpoint.digest(other, other_optimizer) == saved
     assert {k: v.data_ptr() for k, v in other.state_dict().items()} == pointers
     assert state["step"] == 3
-    assert {key: state[key] for key in meta} == meta
+    assert meta.items() <= state.items()
     for parameter, values in other_optimizer.state.items():
         for key, value in values.items():
             assert key == "step" or value is None or value.stride() == parameter.stride()
@@ -127,15 +123,12 @@ def test_step_goes_where_the_kernel_counts(capturable):
 def test_files_are_plain_and_as_readable_as_the_folder(tmp_path):
     model, optimizer = build()
     train(model, optimizer, 0, 1)
-    path = checkpoint.save(tmp_path, 1200, model, optimizer, {"world_size": 2})
+    path = checkpoint.save(tmp_path, 1200, model, optimizer)
     assert path == tmp_path / "step_00001200"
-    names = ["model.safetensors", "optimizer.safetensors", "state.json"]
-    assert sorted(file.name for file in path.iterdir()) == names
-    assert len({(path / name).stat().st_mode for name in names}) == 1
+    names = {"model.safetensors", "optimizer.safetensors", "state.json"}
+    assert {file.name for file in path.iterdir()} == names
+    assert len({file.stat().st_mode for file in path.iterdir()}) == 1
     assert "a.weight/exp_avg" in load_file(path / "optimizer.safetensors")
-    state = json.loads((path / "state.json").read_text())
-    assert state["world_size"] == 2
-    assert set(state["versions"]) == {"torch", "webssl_toolbox"}
 
 
 def test_digest_sees_names_dtypes_shapes_and_bits():
@@ -150,7 +143,7 @@ def test_digest_sees_names_dtypes_shapes_and_bits():
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-@pytest.mark.parametrize("harm", [tear, flip, Path.unlink])
+@pytest.mark.parametrize("harm", [lambda file: os.truncate(file, 99), flip, Path.unlink])
 def test_a_damaged_newest_falls_back(tmp_path, name, harm):
     model, optimizer = build()
     train(model, optimizer, 0, 1)
@@ -162,7 +155,7 @@ def test_a_damaged_newest_falls_back(tmp_path, name, harm):
         assert checkpoint.latest(tmp_path) == first
     with pytest.raises((ValueError, FileNotFoundError), match="step_00000010"):
         checkpoint.load(second, model, optimizer)
-    assert checkpoint.save(tmp_path, 10, model, optimizer) == second  # replaces the broken one
+    checkpoint.save(tmp_path, 10, model, optimizer)  # replaces the broken one
     assert checkpoint.latest(tmp_path) == second
 
 
@@ -200,8 +193,7 @@ def test_replacing_never_leaves_a_moment_without_a_valid_one(tmp_path, monkeypat
     """Looks at the folder before and after every rename, as a kill there would leave it."""
     model, optimizer = build()
     path = checkpoint.save(tmp_path, 1, model, optimizer)
-    (tmp_path / ".tmp-step_00000007").mkdir()  # of a killed process, to be swept
-    (tmp_path / ".tmp-step_00000007" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / ".tmp-step_00000007" / "half").mkdir(parents=True)  # of a killed process
     rename, seen = Path.rename, []
 
     def watched(self, target):
@@ -221,7 +213,7 @@ def test_replacing_never_leaves_a_moment_without_a_valid_one(tmp_path, monkeypat
 CHILD = """
 import os, random, resource, signal, sys, time, warnings
 from pathlib import Path
-import torch
+import pytest, torch
 from webssl_toolbox.engine import checkpoint
 
 torch.set_num_threads(1)
@@ -271,12 +263,8 @@ first = checkpoint.save(root, 1, model, optimizer)
 for limit in (100, 10_000, (first / "model.safetensors").stat().st_size - 1):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     for step in (1, 2):
-        try:
+        with pytest.raises(OSError, match="was not written to .*File too large"):
             checkpoint.save(root, step, model, optimizer)
-        except OSError as error:
-            print(error)
-        else:
-            raise SystemExit("a full disk went unnoticed")
         assert list(root.iterdir()) == [first], list(root.iterdir())
         assert checkpoint.latest(root) == first
 """
@@ -295,9 +283,7 @@ def test_kill_9_at_any_moment_loses_at_most_one_interval(tmp_path):
 
 
 def test_disk_full_leaves_the_previous_checkpoint(tmp_path):
-    lines = run_child(FULL, tmp_path)
-    assert len(lines) == 6
-    assert all("was not written to" in line and "File too large" in line for line in lines)
+    run_child(FULL, tmp_path)
 
 
 class Canary(str):  # unpickling it creates the file of that name
@@ -377,7 +363,6 @@ def test_missing_unexpected_and_lenient(tmp_path):
         checkpoint.load(path, other, other_optimizer, strict=False)
     assert torch.equal(other.a.weight, model.a.weight)
     assert other.extra.weight not in other_optimizer.state
-
     half, _ = build(seed=1, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"torch\.float32, expected .* torch\.bfloat16"):
         checkpoint.load(path, half)

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from webssl_plugins.datasets import _common
-from webssl_plugins.datasets._common import PackedStrings, read_image
+from webssl_toolbox.data import image as image_reading
+from webssl_toolbox.data.image import read_image
+from webssl_plugins.datasets._common import PackedStrings
 from webssl_plugins.datasets.folder import ImageFolder
 from webssl_plugins.datasets.image_text import ImageTextList
 
@@ -149,8 +150,8 @@ def test_missing_file_is_unreadable(tmp_path):
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP"])
 def test_a_bomb_is_refused_from_its_header(format, monkeypatch):
-    monkeypatch.setattr(_common, "MAX_PIXELS", 24 * 40 - 1)
-    monkeypatch.setattr(_common, "_decode", None)
+    monkeypatch.setattr(image_reading, "MAX_PIXELS", 24 * 40 - 1)
+    monkeypatch.setattr(image_reading, "_decode", None)
     with pytest.raises(UnreadableSample, match="40 x 24 pixels"):
         read_image(encoded(format))
 

@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from webssl_plugins.datasets import emoji_render
+from webssl_plugins.datasets import _emoji_render
 from webssl_plugins.datasets.emoji import (
     SPLITS,
     TEST_DESIGNERS,
@@ -18,7 +18,7 @@ from webssl_plugins.datasets.emoji import (
     sources,
     synonyms,
 )
-from webssl_plugins.datasets.emoji_render import DATA, open_renders, read_data
+from webssl_plugins.datasets._emoji_render import DATA, open_renders, read_data
 
 from webssl_toolbox.data.rng import sample_rng
 from webssl_toolbox.data.sample import Dataset
@@ -243,7 +243,7 @@ def test_a_render_that_fails_leaves_no_file(tmp_path, monkeypatch):
         yield np.zeros((size, size, 4), np.uint8)
         raise RuntimeError("disk on fire")
 
-    monkeypatch.setattr(emoji_render, "render_all", broken)
+    monkeypatch.setattr(_emoji_render, "render_all", broken)
     with pytest.raises(RuntimeError):
         open_renders("emojione", 8, tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
@@ -252,12 +252,12 @@ def test_a_render_that_fails_leaves_no_file(tmp_path, monkeypatch):
 def test_the_file_name_follows_source_and_size(tmp_path, monkeypatch):
     source = tmp_path / "source"
     source.mkdir()
-    monkeypatch.setattr(emoji_render, "DATA", source)
+    monkeypatch.setattr(_emoji_render, "DATA", source)
 
     def files(colour, size):
         svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2"><rect fill="{colour}"'
         drawings = {"a": f'{svg} width="1" height="2"/></svg>'}
-        packed = emoji_render.gzip.compress(json.dumps(drawings).encode(), mtime=0)
+        packed = _emoji_render.gzip.compress(json.dumps(drawings).encode(), mtime=0)
         (source / "drawings-x.json.gz").write_bytes(packed)
         image = open_renders("x", size, tmp_path / "cache")[0]
         return image, len(list((tmp_path / "cache").glob("*.npy")))
@@ -271,15 +271,15 @@ def test_the_file_name_follows_source_and_size(tmp_path, monkeypatch):
 def test_a_read_only_cache_falls_back_to_a_temporary_folder(tmp_path, monkeypatch, caplog):
     blocked = tmp_path / "file"
     blocked.write_text("a file, not a folder")
-    monkeypatch.setattr(emoji_render.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert emoji_render.writable(blocked) == tmp_path / f"webssl_toolbox-{os.getuid()}"
+    monkeypatch.setattr(_emoji_render.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert _emoji_render.writable(blocked) == tmp_path / f"webssl_toolbox-{os.getuid()}"
     assert "WEBSSL_CACHE" in caplog.text
 
 
 def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("WEBSSL_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert emoji_render.cache_folder() == tmp_path / "webssl_toolbox"
+    assert _emoji_render.cache_folder() == tmp_path / "webssl_toolbox"
     monkeypatch.setenv("WEBSSL_CACHE", str(tmp_path / "a"))
-    assert emoji_render.cache_folder() == tmp_path / "a"
-    assert emoji_render.cache_folder(tmp_path / "b") == tmp_path / "b"
+    assert _emoji_render.cache_folder() == tmp_path / "a"
+    assert _emoji_render.cache_folder(tmp_path / "b") == tmp_path / "b"

@@ -13,7 +13,9 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 VOCABULARY = Path(__file__).parent / "data" / "bpe_simple_vocab_16e6.txt.gz"
-NUM_MERGES = 49152 - 256 - 2  # CLIP uses this many of the 262,145 merges in the file
+LETTERS = 512  # each byte, inside a word and at its end
+SPECIALS = 3  # start, end, mask
+CLIP_VOCABULARY = 49409  # CLIP uses 48,894 of the 262,145 merges in the file, and has no mask
 END_OF_WORD = "</w>"
 
 # Alternatives in CLIP's order; what none matches is dropped: white space and, by a quirk of the
@@ -34,33 +36,38 @@ class CLIPTokenizer:
 
     Args:
         context_length: longest result of ``encode``, SOT and EOT included.
+        vocab_size: ids in all; fewer than CLIP's keep its most frequent merges alone, so that a
+            small tower is not mostly embedding. Rare words are then spelled in more pieces.
 
     Example:
         >>> CLIPTokenizer().encode("a photo of a cat").tolist()
         [49406, 320, 1125, 539, 320, 2368, 49407]
     """
 
-    sot = 49406
-    eot = 49407
-    mask = 49408
     pad = 0
-    vocab_size = 49409
 
-    def __init__(self, context_length: int = 77) -> None:
+    def __init__(self, context_length: int = 77, vocab_size: int = CLIP_VOCABULARY) -> None:
         if context_length < 3:
             raise ValueError(
                 f"context_length={context_length}: SOT, EOT and a word between them need at least 3"
             )
-        self.context_length = context_length
+        if not LETTERS + SPECIALS <= vocab_size <= CLIP_VOCABULARY:
+            raise ValueError(
+                f"vocab_size={vocab_size}: it lies between {LETTERS + SPECIALS} (letters alone) "
+                f"and CLIP's {CLIP_VOCABULARY}"
+            )
+        self.context_length, self.vocab_size = context_length, vocab_size
+        self.words = vocab_size - SPECIALS
+        self.sot, self.eot, self.mask = range(self.words, vocab_size)
 
     def encode(self, text: str) -> np.ndarray:
         """Returns int64 ids ``[L]``: SOT, words, EOT; an over-long text loses words, never EOT."""
-        ids = _word_ids(text)[: self.context_length - 2]
+        ids = _word_ids(text, self.words)[: self.context_length - 2]
         return np.array([self.sot, *ids, self.eot], dtype=np.int64)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the cleaned text up to the first EOT; a masked word reads ``<mask>``."""
-        tokens = _vocabulary()
+        tokens = _vocabulary(self.words)
         text = bytearray()
         for token_id in map(int, ids):
             if token_id == self.eot:
@@ -79,15 +86,15 @@ def clean(text: str) -> str:
 
 
 @lru_cache(maxsize=16384)
-def _word_ids(text: str) -> tuple[int, ...]:
+def _word_ids(text: str, words: int) -> tuple[int, ...]:
     """Ids of the words alone; cached, because captions and prompts repeat."""
     # `encode`, never `encode_batch`: only the batch starts threads, and a fork after those warns.
-    return tuple(_bpe().encode(clean(text), add_special_tokens=False).ids)
+    return tuple(_bpe(words).encode(clean(text), add_special_tokens=False).ids)
 
 
-@lru_cache(maxsize=1)
-def _bpe() -> Tokenizer:
-    symbols, merges = _read_vocabulary()
+@lru_cache(maxsize=2)
+def _bpe(words: int) -> Tokenizer:
+    symbols, merges = _read_vocabulary(words)
     tokenizer = Tokenizer(
         models.BPE(
             vocab={symbol: index for index, symbol in enumerate(symbols)},
@@ -104,11 +111,11 @@ def _bpe() -> Tokenizer:
     return tokenizer
 
 
-@lru_cache(maxsize=1)
-def _vocabulary() -> list[bytes]:
+@lru_cache(maxsize=2)
+def _vocabulary(words: int) -> list[bytes]:
     """The bytes that each word id stands for; a space ends a word."""
     byte_of = {symbol: byte for byte, symbol in _byte_symbols().items()}
-    symbols, _ = _read_vocabulary()
+    symbols, _ = _read_vocabulary(words)
     return [
         bytes(byte_of[char] for char in symbol.removesuffix(END_OF_WORD))
         + b" " * symbol.endswith(END_OF_WORD)
@@ -116,15 +123,15 @@ def _vocabulary() -> list[bytes]:
     ]
 
 
-def _read_vocabulary() -> tuple[list[str], list[tuple[str, str]]]:
-    """Returns the 49,406 symbols in the order of their ids, and the merges in order of rank."""
+def _read_vocabulary(words: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns the first ``words`` symbols in the order of their ids, and merges by rank."""
     if not VOCABULARY.is_file():
         raise FileNotFoundError(
             f"{VOCABULARY}: CLIP's vocabulary is missing; reinstall the toolbox"
         )
     lines = gzip.decompress(VOCABULARY.read_bytes()).decode("utf-8").split("\n")
     merges = []
-    for line in lines[1 : NUM_MERGES + 1]:  # the first line names the format's version
+    for line in lines[1 : words - LETTERS + 1]:  # the first line names the format's version
         left, right = line.split()
         merges.append((left, right))
     letters = list(_byte_symbols().values())

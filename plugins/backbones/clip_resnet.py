@@ -71,17 +71,17 @@ class AttentionPool(nn.Module):
         positions = torch.cat([mean, resize_positions(grid, size)])
         x = torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1) + positions
 
-        heads, channels = self.heads, x.shape[2]
-        key = self.k_proj.weight.view(heads, -1, channels)
-        value = self.v_proj.weight.view(heads, -1, channels)
-        q = self.q_proj(x[:, 0]).view(len(x), heads, -1) * key.shape[1] ** -0.5
+        key = self.k_proj.weight.view(self.heads, -1, x.shape[2])
+        value = self.v_proj.weight.view(self.heads, -1, x.shape[2])
+        q_bhd = self.q_proj(x[:, 0]).view(len(x), self.heads, -1) * key.shape[1] ** -0.5
         # The key's bias adds the same to all logits of a query, so it changes nothing; it is here
         # because a parameter without a gradient would stall data parallelism.
-        bias = torch.einsum("bhd,hd->bh", q, self.k_proj.bias.view(heads, -1))
-        logits = torch.einsum("bhd,hdc->bhc", q, key) @ x.transpose(1, 2) + bias[..., None]
-        mixed = logits.softmax(-1) @ x
-        y = torch.einsum("bhc,hdc->bhd", mixed, value).flatten(1) + self.v_proj.bias
-        return self.c_proj(y)
+        bias_bh1 = (q_bhd * self.k_proj.bias.view(self.heads, -1)).sum(2, keepdim=True)
+        q_bhc = q_bhd.transpose(0, 1).bmm(key).transpose(0, 1)
+        weights_bhn = torch.baddbmm(bias_bh1, q_bhc, x.transpose(1, 2)).softmax(2)
+        mixed_hbc = weights_bhn.bmm(x).transpose(0, 1)
+        y_bhd = mixed_hbc.bmm(value.transpose(1, 2)).transpose(0, 1)
+        return self.c_proj(y_bhd.flatten(1) + self.v_proj.bias)
 
 
 class CLIPResNet(Tower):

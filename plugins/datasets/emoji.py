@@ -19,7 +19,7 @@ import numpy as np
 from webssl_toolbox.data.rng import stable_hash
 from webssl_toolbox.data.sample import Sample
 
-from .emoji_render import DATA, open_renders, read_data
+from ._emoji_render import DATA, open_renders, read_data
 
 TRAIN_DESIGNERS = ("noto", "twemoji", "emojione")
 TEST_DESIGNERS = ("noto-v1", "fluent-flat", "fluent-high-contrast")

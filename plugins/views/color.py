@@ -6,7 +6,7 @@ The first column of ``params`` says whether the operation was drawn for the samp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from webssl_toolbox.data.views import DeviceTransform
+
+from ._common import probability, where_drawn
 
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R 601-2, what Pillow's mode ``L`` and torchvision use."""
@@ -120,39 +122,19 @@ class Normalize(DeviceTransform):
     ) -> None:
         if std is None and not isinstance(mean, str):
             raise ValueError("std is missing: only a named mean brings its own")
-        self.mean = statistics("mean", mean)
-        self.std = statistics("std", mean if std is None else std)  # type: ignore[arg-type]
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, but it is {self.std}")
+        means = np.array(statistics("mean", mean))
+        deviations = np.array(statistics("std", mean if std is None else std))
+        if min(deviations) <= 0:
+            raise ValueError(f"std must be positive, but it is {std}")
+        self.constants = np.concatenate([-means / deviations, 1 / deviations]).astype(np.float32)
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Returns the constants: they reach the device with the batch, in no transfer of their own."""
+        return self.constants
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        # Channel by channel, in place: scalars need no transfer to the device.
-        for channel, mean, std in zip(images.unbind(1), self.mean, self.std, strict=True):
-            channel.sub_(mean).mul_(1 / std)
-        return images
-
-
-def where_drawn(
-    function: Callable[[Tensor, Tensor], Tensor], images: Tensor, params: Tensor
-) -> Tensor:
-    """Applies ``function(images, params)`` to the samples whose first parameter is not zero.
-
-    On the CPU the others cost nothing, and ``images`` is overwritten. On a device they are
-    computed and discarded: a shape that depends on data would stop the host.
-
-    Args:
-        function: maps ``[b, 3, H, W]`` and ``[b, P]`` to ``[b, 3, H, W]``.
-        images: float ``[B, 3, H, W]``.
-        params: ``[B, P]``.
-    """
-    drawn = params[:, 0] > 0
-    if images.device.type != "cpu":
-        return torch.where(drawn[:, None, None, None], function(images, params), images)
-    # As many samples at a time as stay in a core's cache: 1 of 224 pixels, 28 of 48.
-    size = max(1, 2**16 // (images.shape[2] * images.shape[3]))
-    for rows in drawn.nonzero().flatten().split(size):
-        images[rows] = function(images[rows], params[rows])
-    return images
+        offset, scale = params[:, :, None, None].split(3, dim=1)
+        return torch.addcmul(offset, images, scale, out=images)
 
 
 def compose_jitter(
@@ -181,15 +163,86 @@ def compose_jitter(
     a, b, c, d, e = 1.0, 0.0, 0.0, 0.0, 0.0
     turned = False
     for operation in order:
-        if operation == 3:
-            turned = True
-            continue
-        f = (brightness, contrast, saturation)[operation]
-        # Before the turn, the luma of the colour term is that of x.
+        # The luma of the expression. Before the turn, the colour term's is that of x.
         of_x, of_y = (b, a + c) if turned else (a + b, c)
-        a, b, c, d, e = f * a, f * b, f * c, f * d, f * e
-        if operation == 1:
-            d, e = d + (1 - f) * (of_x + d / f_or_one(f)), e + (1 - f) * (of_y + e / f_or_one(f))
+        if operation == 0:
+            f = brightness
+            a, b, c, d, e = f * a, f * b, f * c, f * d, f * e
+        elif operation == 1:
+            f = contrast
+            a, b, c = f * a, f * b, f * c
+            d, e = d + (1 - f) * of_x, e + (1 - f) * of_y
         elif operation == 2:
-            b, c = b + (1 - f) * of_x, c + (1 - f) * of_y
+            f = saturation
+            a, b, c = f * a, f * b + (1 - f) * of_x, f * c + (1 - f) * of_y
+        else:
+            turned = True
     return a, b, c, d, e
+
+
+def jitter(images: Tensor, shift: Tensor, coefficients: Tensor, steps: int = 1) -> Tensor:
+    """Evaluates ``a y + b L(x) + c L(y) + d m(x) + e m(y)``, clamped to [0, 1].
+
+    Args:
+        images: x, ``[B, 3, H, W]``.
+        shift: of the hue in turns, ``[B]``.
+        coefficients: ``[B, 5]``, from ``compose_jitter``.
+        steps: of the hue's turn, at least six times the largest shift; 0 leaves the hue.
+    """
+    a, b, c, d, e = coefficients[:, :, None, None, None].unbind(1)
+    turned = images
+    for _ in range(steps):
+        turned = turn_hue(turned, shift / steps)
+    before = luma(images)
+    after = luma(turned) if steps else before
+    constant = d * before.mean((2, 3), keepdim=True) + e * after.mean((2, 3), keepdim=True)
+    gray = torch.addcmul(constant, before, b).addcmul_(after, c)
+    return torch.addcmul(gray, turned, a).clamp_(0, 1)
+
+
+def turn_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Shifts the hue in HSV exactly, without leaving RGB.
+
+    At constant value and chroma, a channel is a trapezoid over the colour wheel: it moves by the
+    angle where it is neither the largest nor the smallest, and elsewhere once the other two leave
+    less than that angle to its edge. With C the chroma, d the angle in sixths of a turn and w the
+    difference of the next two channels, all cases are one expression, for |d| <= 1::
+
+        clamp(channel - sign(d) softshrink(w, (1 - |d|) C), min, max)
+
+    Args:
+        images: ``[B, 3, H, W]``.
+        shift: in turns, ``[B]``, at most a sixth.
+    """
+    red, green, blue = images.unbind(1)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    high = torch.maximum(torch.maximum(red, green), blue)
+    sixths = 6 * shift[:, None, None]
+    minus_sign = -sixths.sign()
+    edge = (high - low).mul_(1 - sixths.abs())
+    minus_edge = -edge
+    out = torch.empty_like(images)
+    wheel = ((red, green, blue), (green, blue, red), (blue, red, green))
+    for target, (channel, following, last) in zip(out.unbind(1), wheel, strict=True):
+        moved = following - last
+        moved.sub_(torch.clamp(moved, minus_edge, edge))
+        torch.addcmul(channel, moved, minus_sign, out=moved)
+        torch.clamp(moved, low, high, out=target)
+    return out
+
+
+def luma(images: Tensor) -> Tensor:
+    """Returns the luma of ``[B, 3, H, W]`` as ``[B, 1, H, W]``."""
+    red, green, blue = images.split(1, dim=1)
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+
+
+def statistics(name: str, value: str | Sequence[float]) -> tuple[float, ...]:
+    """Returns three numbers: ``value``, or what is published under that name."""
+    if isinstance(value, str):
+        if value not in STATISTICS:
+            raise ValueError(f"{name} must be 'imagenet', 'clip' or three numbers, not {value!r}")
+        return STATISTICS[value][name == "std"]
+    if len(value) != 3:
+        raise ValueError(f"{name} needs one number for each of 3 channels, but it is {value}")
+    return tuple(value)

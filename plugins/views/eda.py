@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from webssl_plugins.views.wordnet import read_synonyms
+from webssl_plugins.views._wordnet import read_synonyms
 
 from webssl_toolbox.data.sample import Sample
 
@@ -84,7 +84,7 @@ class EDA:
     """
 
     def __init__(
-        self, wordnet: str | None = None, alpha: float = 0.1, deletion: float = 0.2
+        self, wordnet: str | None = None, alpha: float = 0.1, deletion: float = 0.1
     ) -> None:
         for name, value in (("alpha", alpha), ("deletion", deletion)):
             if not 0 <= value <= 1:

@@ -17,6 +17,8 @@ import numpy as np
 from webssl_toolbox.data.sample import Sample
 from webssl_toolbox.data.views import Transform
 
+from ._common import probability
+
 WHITE = (255, 255, 255)
 INTERPOLATIONS = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 
@@ -170,13 +172,6 @@ def positive(name: str, value: int) -> int:
     """Returns ``value``, or raises ValueError where it is not at least one."""
     if value < 1:
         raise ValueError(f"{name} must be at least 1, but it is {value}")
-    return value
-
-
-def probability(name: str, value: float) -> float:
-    """Returns ``value``, or raises ValueError where it is outside [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is a probability, from 0 to 1, but it is {value}")
     return value
 
 

@@ -15,6 +15,8 @@ from webssl_toolbox.data.sample import Sample
 from webssl_toolbox.data.views import Context, Transform
 from webssl_toolbox.registry import nearest
 
+from ._common import probability
+
 
 class PatchTransform(Transform):
     """A transform that starts from nothing but the number of patches of a tower.
@@ -94,10 +96,8 @@ class BlockMask(PatchTransform):
         super().__init__(tower, size)
         if len(ratio) != 2 or not 0 <= ratio[0] <= ratio[1] <= 1:
             raise ValueError(f"ratio must be (low, high) within [0, 1], but it is {ratio}")
-        if not 0 <= prob <= 1:
-            raise ValueError(f"prob is a probability, from 0 to 1, but it is {prob}")
         self.ratio = ratio
-        self.prob = prob
+        self.prob = probability("prob", prob)
 
     def bind(self, context: Context) -> None:
         """Asks the tower for its grid, which must be square."""

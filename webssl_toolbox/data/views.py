@@ -187,14 +187,14 @@ class Tokens:
 
     @staticmethod
     def collate(name: str, values: Sequence[Tokens]) -> dict[str, Tensor]:
-        """Pads to the longest caption, rounded up to 8.
+        """Pads to the longest caption.
 
         Returns:
             ``name`` ids ``[B, L]``; ``name.length`` ``[B]``; ``name.caption`` ``[B]``; with masks
             ``name.index`` ``[M]`` into the flattened ``[B * L]`` and ``name.target`` ``[M]``.
         """
         lengths = [len(v.ids) for v in values]
-        longest = -(-max(lengths) // 8) * 8
+        longest = max(lengths)
         ids = np.zeros((len(values), longest), dtype=np.int64)
         for row, value in zip(ids, values, strict=True):
             row[: len(value.ids)] = value.ids

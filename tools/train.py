@@ -1,0 +1,76 @@
+"""Trains a config: ``python tools/train.py configs/declip_r50.py``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="a Python config, such as configs/declip_r50_laptop.py")
+    parser.add_argument("--work-dir", help="where to write (default: work_dirs/<config name>)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the work dir")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override the config: train_cfg.max_iters=100 model.objectives.mlm=None",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm"],
+        default="none",
+        help="who started the ranks; torchrun needs 'pytorch'",
+    )
+    parser.add_argument("--device", help="cuda or cpu (default: a GPU where there is one)")
+    parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    rank = launch(args.launcher)
+    logging.getLogger("webssl_toolbox").setLevel(logging.INFO if rank == 0 else logging.ERROR)
+
+    from webssl_toolbox import dist
+    from webssl_toolbox.engine.config import load_config
+    from webssl_toolbox.engine.finite import NonFinite
+    from webssl_toolbox.engine.runner import Runner
+
+    try:
+        cfg = load_config(args.config, args.cfg_options)
+        work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+        runner = Runner(cfg, Path(work_dir), resume=args.resume, device=args.device)
+        runner.train()
+    except (ValueError, OSError, NonFinite) as error:
+        if os.environ.get("WEBSSL_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}\n(WEBSSL_TRACEBACK=1 shows where)")
+    finally:
+        dist.shutdown()
+
+
+def launch(launcher: str) -> int:
+    """Brings what a launcher sets in the environment into torch's names; returns the rank."""
+    if launcher == "slurm":
+        nodes = os.environ["SLURM_NODELIST"]
+        os.environ["RANK"] = os.environ["SLURM_PROCID"]
+        os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+        os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
+        if "MASTER_ADDR" not in os.environ:
+            import subprocess
+
+            hosts = subprocess.check_output(["scontrol", "show", "hostnames", nodes], text=True)
+            os.environ["MASTER_ADDR"] = hosts.splitlines()[0]
+        os.environ.setdefault("MASTER_PORT", "29500")
+    return int(os.environ.get("RANK", "0"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""From a dataset and views to batches, in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from .rng import sample_rng
+from .sample import Dataset, Sample, UnreadableSample
+from .sampler import PositionSampler
+from .views import Views, collate
+
+ATTEMPTS = 16
+
+
+class _Drawn(torch.utils.data.Dataset):
+    """``(epoch, index)`` -> the views of that sample."""
+
+    def __init__(self, dataset: Dataset, views: Views, seed: int) -> None:
+        self.dataset, self.views, self.seed = dataset, views, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        sample, unreadable = self._load(epoch, index)
+        drawn = self.views.draw(sample, self.seed, epoch, index)
+        drawn["index"] = np.int64(index)
+        drawn["label"] = np.int64(sample.label)
+        drawn["unreadable"] = np.int64(unreadable)
+        return drawn
+
+    def _load(self, epoch: int, index: int) -> tuple[Sample, int]:
+        """Loads a sample; one that cannot be read is replaced by a function of the seed.
+
+        The batch size never changes: ranks with different row counts would hang or abort.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                rng = sample_rng(self.seed, epoch, index, f"load{attempt}")
+                return self.dataset.load(index, rng), attempt
+            except UnreadableSample as error:
+                reason = error
+                substitute = sample_rng(self.seed, epoch, index, f"substitute{attempt}")
+                index = int(substitute.integers(len(self.dataset)))
+        raise UnreadableSample(
+            f"{ATTEMPTS} samples in a row cannot be read, the last one: {reason}; check the dataset"
+        )
+
+
+def batches(
+    dataset: Dataset,
+    views: Views,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[dict[str, Tensor]]:
+    """Yields collated batches forever, from step ``start``; the same for any number of workers."""
+    sampler = PositionSampler(len(dataset), batch_size, seed, start, rank, ranks)
+    if workers == 0:
+        cv2.setNumThreads(0)
+    loader = DataLoader(
+        _Drawn(dataset, views, seed),
+        batch_sampler=sampler,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_quiet,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+    )
+    return iter(loader)
+
+
+def _quiet(worker: int) -> None:
+    """Leaves the cores to the trainer: OpenCV would start a thread pool in each worker."""
+    cv2.setNumThreads(0)
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Moves a batch; lengths stay on the host, where towers plan with them without waiting."""
+    return {
+        key: value if key.endswith(".length") else value.to(device, non_blocking=True)
+        for key, value in batch.items()
+    }

@@ -1,0 +1,309 @@
+"""Trains a config: data, step, state, reports, evaluations, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from .. import dist
+from ..data import loader
+from ..data.views import Context, Views
+from ..encoder import Encoder
+from ..evaluation.runner import Evaluation
+from ..evaluation.table import to_rich
+from ..objective import Progress
+from ..registry import DATASETS, HOOKS, MODELS
+from ..seeding import seed_step
+from . import checkpoint
+from .finite import FiniteWatch
+from .optim import OptimWrapper
+from .progress import Averages, MetricsFile, Reporter
+from .settings import settings_from
+
+logger = logging.getLogger("webssl_toolbox")
+
+
+class Runner:
+    """One training run.
+
+    Hooks are mmengine's (``before_train``, ``before_train_iter``, ``after_train_iter``,
+    ``after_train``): they see ``runner.iter``, ``.max_iters``, ``.model``, ``.optim_wrapper``,
+    ``.work_dir`` and ``.logger``.
+
+    Args:
+        cfg: a config as ``load_config`` returns it.
+        work_dir: where to write; overrides the config.
+        resume: continue from the newest checkpoint in ``work_dir``, if there is one.
+        device: ``'cuda'``, ``'cpu'`` ...; the first GPU of this rank where there is one.
+
+    Raises:
+        ValueError: the config is wrong. Raised before any data is read.
+        FileExistsError: ``work_dir`` holds a run already, and ``resume`` was not asked for.
+    """
+
+    def __init__(
+        self, cfg: dict[str, Any], work_dir: Path, resume: bool = False, device: str | None = None
+    ) -> None:
+        self.cfg = cfg
+        self.settings = s = settings_from(cfg)
+        self.work_dir, self.logger = Path(work_dir), logger
+        self.max_iters = s.train_cfg.max_iters
+        self.device = _device(device)
+        dist.init(self.device.type)
+
+        self.model = MODELS.create({"type": "Pretrainer", "seed": s.seed} | dict(s.model), "model")
+        self.model.to(self.device, memory_format=torch.channels_last)
+        self.optim_wrapper = OptimWrapper(s.optim_wrapper, self.model, self.device)
+        dataset = DATASETS.create(s.train_dataloader.dataset, "train_dataloader.dataset")
+        towers = dict(self.model.towers.items())
+        self.views = Views(
+            s.train_dataloader.views, self.model.needed_inputs(), Context(towers, dataset)
+        )
+        self.dataset = dataset
+        self.encoder = Encoder(self.model, s.test_view) if s.test_view else None
+        self.evaluation = Evaluation(s.evaluation.evaluators)
+        self.hooks: list[Any] = [
+            HOOKS.create(hook, f"hooks.{name}") for name, hook in s.hooks.items() if hook
+        ]
+        self.iter = self._prepare_work_dir(resume)
+        self.before: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
+
+    # -- the run -------------------------------------------------------------------------------
+
+    def train(self) -> dict[str, float]:
+        """Trains to the end; returns the last metrics.
+
+        Raises:
+            NonFinite: training diverged.
+        """
+        s = self.settings
+        if hasattr(self.dataset, "prepare"):
+            self.dataset.prepare()
+        batches = loader.batches(
+            self.dataset,
+            self.views,
+            s.train_dataloader.batch_size,
+            s.seed,
+            start=self.iter,
+            rank=dist.rank(),
+            ranks=dist.world_size(),
+            workers=s.train_dataloader.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        wrapped = self._wrap()
+        averages, watch = Averages(), FiniteWatch()
+        self._open_reports()
+        self.call_hook("before_train")
+        try:
+            if s.evaluation.before:
+                self.before = self._untrained_metrics()
+            self.model.train()
+            while self.iter < self.max_iters:
+                logs, finite = self._step(wrapped, batches)
+                averages.add(logs)
+                watch.watch(self.iter, finite, logs)
+                self.reporter.tick(self.iter)
+                if self._due(s.train_cfg.log_interval):
+                    self._report(averages.read() | {"skipped": float(watch.skipped)})
+                if self._due(s.evaluation.interval):
+                    self.evaluate()
+                if self._due(s.train_cfg.checkpoint_interval):
+                    watch.flush()
+                    self.save()
+            self.call_hook("after_train")
+        finally:
+            self._close_reports()
+        self._finish()
+        return self.metrics
+
+    def _step(
+        self, wrapped: nn.Module, batches: Iterator[dict[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimizer step; everything it returns is still on the device."""
+        began = time.perf_counter()
+        batch = next(batches)
+        self.reporter.waited(time.perf_counter() - began)
+        self.call_hook("before_train_iter", batch_idx=self.iter, data_batch=batch)
+        inputs = self.views.finish(loader.to_device(batch, self.device))
+        seed_step(self.settings.seed, self.iter, dist.rank())
+        self.model.step, self.model.total = self.iter, self.max_iters
+        self.optim_wrapper.schedule(self.iter, self.max_iters)
+        with self.optim_wrapper.autocast():
+            losses, logs = wrapped(inputs)
+        finite, norm = self.optim_wrapper.update(torch.stack(list(losses.values())).sum())
+        self.iter += 1
+        self.model.after_step(Progress(self.iter, self.max_iters, finite))
+        logs |= {"grad_norm": norm, "unreadable": inputs["unreadable"].sum()}
+        self.call_hook("after_train_iter", batch_idx=self.iter - 1, data_batch=batch, outputs=logs)
+        return logs, finite
+
+    def _wrap(self) -> nn.Module:
+        if dist.world_size() == 1:
+            return self.model
+        # No unused parameter exists by construction, and buffers are equal on all ranks, since
+        # they change after the step from gathered values.
+        return nn.parallel.DistributedDataParallel(
+            self.model, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def _due(self, interval: int) -> bool:
+        return interval > 0 and (self.iter % interval == 0 or self.iter == self.max_iters)
+
+    def call_hook(self, name: str, **arguments: Any) -> None:
+        """Calls a hook point on all hooks, in the order of the config."""
+        for hook in self.hooks:
+            getattr(hook, name)(self, **arguments)
+
+    # -- evaluation ----------------------------------------------------------------------------
+
+    def evaluate(self) -> dict[str, float]:
+        """Runs the evaluators on the first rank; all ranks wait. Metrics are in percent."""
+        with self._paused():
+            if dist.rank() == 0 and self.encoder is not None:
+                self.metrics = self.evaluation.run(self.encoder)
+                self._write(self.metrics)
+            dist.barrier()
+        return self.metrics
+
+    def _untrained_metrics(self) -> dict[str, float]:
+        path = self.work_dir / "untrained.json"
+        if self.iter == 0:
+            metrics = self.evaluate()
+            if dist.rank() == 0:
+                path.write_text(json.dumps(metrics), encoding="utf-8")
+            return metrics
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def _finish(self) -> None:
+        """Evaluates, saves and prints the table."""
+        if not self._due(self.settings.evaluation.interval):
+            self.evaluate()
+        if not self._due(self.settings.train_cfg.checkpoint_interval):
+            self.save()
+        if dist.rank() == 0:
+            self.file.close()
+            if self.metrics:
+                Console(width=100).print(to_rich(self.metrics, self.before))
+            logger.info("done: %s", self.work_dir)
+
+    # -- state ---------------------------------------------------------------------------------
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the run's checkpoints."""
+        return self.work_dir / "checkpoints"
+
+    def save(self) -> None:
+        """Writes a checkpoint on the first rank, then deletes the oldest."""
+        with self._paused():
+            if dist.rank() == 0:
+                meta = {"config": _plain(self.cfg), "world_size": dist.world_size()}
+                optimizer = self.optim_wrapper.optimizer
+                checkpoint.save(self.checkpoints, self.iter, self.model, optimizer, meta)
+                checkpoint.prune(self.checkpoints, self.settings.train_cfg.keep_checkpoints)
+            dist.barrier()
+
+    def digest(self) -> dict[str, str]:
+        """Returns SHA-256 of the model's whole state and of the optimizer's."""
+        return checkpoint.digest(self.model, self.optim_wrapper.optimizer)
+
+    def _prepare_work_dir(self, resume: bool) -> int:
+        found = checkpoint.latest(self.checkpoints) if self.checkpoints.exists() else None
+        if found and not resume:
+            raise FileExistsError(
+                f"{self.work_dir} holds a run already: continue it with --resume, choose another "
+                "place with --work-dir, or delete it"
+            )
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        step = 0
+        if found:
+            state = checkpoint.load(found, self.model, self.optim_wrapper.optimizer)
+            step = int(state["step"])
+            logger.info("resuming from %s", found)
+        elif resume:
+            logger.warning("nothing to resume in %s: starting from the beginning", self.work_dir)
+        if dist.rank() == 0:
+            config = json.dumps(_plain(self.cfg), indent=2)
+            (self.work_dir / "config.json").write_text(config, encoding="utf-8")
+        return step
+
+    # -- reports -------------------------------------------------------------------------------
+
+    def _open_reports(self) -> None:
+        self.reporter = Reporter(
+            Console(stderr=True, quiet=dist.rank() > 0),
+            self.max_iters,
+            self.iter,
+            self.settings.train_dataloader.batch_size,
+        )
+        self.backends: list[Any] = []
+        if dist.rank() == 0:
+            self.file = MetricsFile(self.work_dir / "metrics.jsonl", self.iter)
+            self.backends = [
+                _backend(name, cfg, self.work_dir)
+                for name, cfg in self.settings.vis_backends.items()
+                if cfg
+            ]
+
+    def _report(self, means: dict[str, float]) -> None:
+        speed = self.reporter.report(self.iter, means)
+        rate = self.optim_wrapper.optimizer.param_groups[0]["lr"]
+        self._write(means | speed | {"lr": rate})
+
+    def _write(self, values: dict[str, float]) -> None:
+        if dist.rank() == 0:
+            self.file.write(self.iter, values)
+            for backend in self.backends:
+                backend.add_scalars(values, step=self.iter)
+
+    def _close_reports(self) -> None:
+        self.reporter.close()
+        for backend in self.backends:
+            backend.close()
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.reporter.pause(time.perf_counter() - began)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("no GPU was found, but the device is 'cuda'; leave --device out")
+        import os
+
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    return device
+
+
+def _backend(name: str, cfg: dict[str, Any], work_dir: Path) -> Any:
+    from mmengine.registry import VISBACKENDS
+
+    import mmengine.visualization  # noqa: F401 - fills the registry
+
+    cls = VISBACKENDS.get(cfg["type"])
+    if cls is None:
+        raise ValueError(f"vis_backends.{name}.type {cfg['type']!r} is not an mmengine backend")
+    arguments = {key: value for key, value in cfg.items() if key != "type"}
+    return cls(**{"save_dir": str(work_dir / name)} | arguments)
+
+
+def _plain(value: Any) -> Any:
+    """Returns the config as JSON data."""
+    return json.loads(json.dumps(value, default=list))

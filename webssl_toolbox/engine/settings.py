@@ -1,0 +1,185 @@
+"""What a config may say: every section is a dataclass, and a name outside it is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..data.views import check_views
+from ..registry import DATASETS, EVALUATORS, HOOKS, MODELS, OBJECTIVES, SPACES, VIEWS, nearest
+from ..schedules import build as build_schedule
+
+Dict = Mapping[str, Any]
+
+
+@dataclass
+class TrainDataloader:
+    """``train_dataloader``.
+
+    Attributes:
+        dataset: ``dict(type=...)``.
+        views: ``{name: [dict(type=...), ...]}``; only those that objectives need are computed.
+        batch_size: the global batch, over all ranks.
+        num_workers: loader processes of each rank.
+    """
+
+    dataset: Dict
+    views: Dict
+    batch_size: int
+    num_workers: int = 2
+
+
+@dataclass
+class OptimWrapper:
+    """``optim_wrapper``.
+
+    Attributes:
+        optimizer: ``dict(type='AdamW', lr=..., weight_decay=...)``; both may be schedules.
+        clip_grad: largest gradient norm; None for no bound.
+        precision: ``'fp32'``, ``'bf16'``, or ``'auto'``: bf16 where the hardware computes it.
+    """
+
+    optimizer: Dict
+    clip_grad: float | None = None
+    precision: str = "auto"
+
+
+@dataclass
+class TrainCfg:
+    """``train_cfg``: intervals are in optimizer steps.
+
+    Attributes:
+        max_iters: steps of the run.
+        log_interval: steps between lines of ``metrics.jsonl``; losses are read back only then.
+        checkpoint_interval: steps between checkpoints; one is always written at the end.
+        keep_checkpoints: how many of them stay.
+    """
+
+    max_iters: int
+    log_interval: int = 20
+    checkpoint_interval: int = 200
+    keep_checkpoints: int = 2
+
+
+@dataclass
+class EvaluationCfg:
+    """``evaluation``.
+
+    Attributes:
+        evaluators: ``{name: dict(type=...)}``.
+        interval: steps between evaluations; 0 for the end alone.
+        before: also evaluate the untrained network, to compare with.
+    """
+
+    evaluators: Dict = field(default_factory=dict)
+    interval: int = 0
+    before: bool = True
+
+
+@dataclass
+class Settings:
+    """A whole config.
+
+    Attributes:
+        model: towers, spaces and objectives of a ``Pretrainer``.
+        train_dataloader: data and views.
+        optim_wrapper: optimizer and precision.
+        train_cfg: length and intervals.
+        test_view: transforms that prepare an image for evaluation and inference.
+        evaluation: evaluators and when they run.
+        hooks: ``{name: dict(type=...)}``, mmengine hooks.
+        vis_backends: ``{name: dict(type=...)}``, mmengine's (``TensorboardVisBackend`` ...).
+        seed: of weights, data order and every draw.
+        work_dir: where everything is written; ``work_dirs/<config name>`` by default.
+    """
+
+    model: Dict
+    train_dataloader: TrainDataloader
+    optim_wrapper: OptimWrapper
+    train_cfg: TrainCfg
+    test_view: Sequence[Dict] = ()
+    evaluation: EvaluationCfg = field(default_factory=EvaluationCfg)
+    hooks: Dict = field(default_factory=dict)
+    vis_backends: Dict = field(default_factory=dict)
+    seed: int = 0
+    work_dir: str | None = None
+
+
+SECTIONS = {
+    "train_dataloader": TrainDataloader,
+    "optim_wrapper": OptimWrapper,
+    "train_cfg": TrainCfg,
+    "evaluation": EvaluationCfg,
+}
+
+
+def settings_from(cfg: Dict) -> Settings:
+    """Checks a whole config, before anything is built and any data is read.
+
+    Names with a leading underscore are a config's own helpers.
+
+    Raises:
+        ValueError: an unknown or missing key, type or argument; names it and the nearest valid.
+    """
+    cfg = {key: value for key, value in cfg.items() if not key.startswith("_")}
+    values = _checked(Settings, cfg, "")
+    for name, section in SECTIONS.items():
+        if name in values:
+            values[name] = section(**_checked(section, values[name], name))
+    settings = Settings(**values)
+    _check_types(settings)
+    return settings
+
+
+def _checked(section: type, cfg: Any, where: str) -> dict[str, Any]:
+    if not isinstance(cfg, Mapping):
+        raise ValueError(f"{where} must be a dict, but it is {cfg!r}")
+    fields = {f.name: f for f in dataclasses.fields(section)}
+    prefix = f"{where}." if where else ""
+    for key in cfg:
+        if key not in fields:
+            raise ValueError(f"unknown config key {prefix}{key}{nearest(key, fields)}")
+    for name, f in fields.items():
+        required = f.default is f.default_factory is dataclasses.MISSING
+        if required and name not in cfg:
+            raise ValueError(f"the config lacks {prefix}{name}")
+        if f.type == "int" and name in cfg and not isinstance(cfg[name], int):
+            raise ValueError(f"{prefix}{name} must be a whole number, but it is {cfg[name]!r}")
+    return dict(cfg)
+
+
+def _check_types(settings: Settings) -> None:
+    model = dict(settings.model)
+    model.setdefault("type", "Pretrainer")
+    MODELS.check(model, "model")
+    for section, registry, extra in (
+        ("towers", MODELS, ()),
+        ("spaces", SPACES, ()),
+        ("objectives", OBJECTIVES, ("weight",)),
+    ):
+        for name, entry in _entries(model.get(section, {}), f"model.{section}"):
+            registry.check(entry, f"model.{section}.{name}", extra)
+            if "weight" in extra:
+                build_schedule(entry.get("weight", 1.0), f"model.{section}.{name}.weight")
+    DATASETS.check(settings.train_dataloader.dataset, "train_dataloader.dataset")
+    check_views(settings.train_dataloader.views)
+    for i, step in enumerate(settings.test_view):
+        VIEWS.check(step, f"test_view[{i}]")
+    for name, entry in _entries(settings.evaluation.evaluators, "evaluation.evaluators"):
+        EVALUATORS.check(entry, f"evaluation.evaluators.{name}")
+    for name, entry in _entries(settings.hooks, "hooks"):
+        HOOKS.check(entry, f"hooks.{name}")
+    precisions = ("auto", "fp32", "bf16")
+    if settings.optim_wrapper.precision not in precisions:
+        raise ValueError(
+            f"optim_wrapper.precision {settings.optim_wrapper.precision!r} is not known"
+            f"{nearest(str(settings.optim_wrapper.precision), precisions)}"
+        )
+
+
+def _entries(cfg: Any, where: str) -> list[tuple[str, Dict]]:
+    if not isinstance(cfg, Mapping):
+        raise ValueError(f"{where} must be a dict of named entries, but it is {cfg!r}")
+    return [(name, entry) for name, entry in cfg.items() if entry is not None]
