@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import ftfy
 import pytest
-from webssl_plugins.backbones.clip_bpe import VOCABULARY, CLIPTokenizer
+from webssl_plugins.backbones._clip_bpe import VOCABULARY, CLIPTokenizer
 
 KNOWN = {
     "": [],
@@ -143,7 +143,7 @@ def test_ids_around_clip():
 def test_truncation_keeps_eot():
     ids = CLIPTokenizer(context_length=8).encode("one two three four five six seven eight")
     assert len(ids) == 8
-    assert ids[-1] == CLIPTokenizer.eot
+    assert ids[-1] == CLIPTokenizer().eot
     assert (
         ids[:-1].tolist()
         == CLIPTokenizer().encode("one two three four five six seven")[:7].tolist()
@@ -174,3 +174,13 @@ def test_forked_worker_is_silent(capfd):
         ids = pool.apply(tokenizer.encode, ("a photo of a Cat",))
     assert ids.tolist() == expected
     assert capfd.readouterr().err == ""
+
+
+def test_a_smaller_vocabulary_spells_rare_words_in_more_pieces():
+    small, full = CLIPTokenizer(vocab_size=4096), CLIPTokenizer()
+    text = "a photo of a hippopotamus"
+    assert small.decode(small.encode(text)) == full.decode(full.encode(text)) == text
+    assert len(small.encode(text)) > len(full.encode(text))
+    assert max(small.encode(text)) == small.eot == 4094 and small.mask == 4095
+    with pytest.raises(ValueError, match="vocab_size=99"):
+        CLIPTokenizer(vocab_size=99)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import random
 import statistics
 import tempfile
@@ -25,21 +26,21 @@ import time
 from collections.abc import Callable, Sequence
 from math import exp, log, sqrt
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import simplejpeg
 import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
-from webssl_plugins.views import blur, color, image
 
-from webssl_toolbox.data.rng import sample_rng
+from webssl_toolbox.data.collate import collate
+from webssl_toolbox.data.image import read_image
 from webssl_toolbox.data.sample import Sample
-from webssl_toolbox.data.views import collate
+from webssl_toolbox.data.views import Context, Views
 
-LIBRARIES: list[torch.library.Library] = []  # operators live as long as their library
-MEAN, STD = color.STATISTICS["imagenet"]
+LIBRARIES: list[Any] = []  # operators live as long as their library
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def write_images(folder: Path, count: int) -> list[Path]:
@@ -50,8 +51,8 @@ def write_images(folder: Path, count: int) -> list[Path]:
         height, width = rng.integers(256, 376), rng.integers(376, 501)
         pixels = np.zeros((height, width, 3), dtype=np.float32)
         for cells in (3, 6, 12, 24, 48, 96, 192):
-            noise = rng.normal(size=(cells, cells, 3)).astype(np.float32)
-            pixels += cv2.resize(noise, (int(width), int(height)), interpolation=3) / cells**0.8
+            noise = rng.normal(0, cells**-0.8, (cells, cells, 3)).astype(np.float32)
+            cv2.accumulate(cv2.resize(noise, (int(width), int(height))), pixels)
         for _ in range(12):
             corner = rng.integers(0, 300, 2)
             box = (*corner.tolist(), *rng.integers(20, 200, 2).tolist())
@@ -59,7 +60,7 @@ def write_images(folder: Path, count: int) -> list[Path]:
         pixels += rng.normal(0, 0.05, pixels.shape)
         pixels = 128 + 70 * pixels / pixels.std()
         path = folder / f"{i:04d}.jpg"
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=93)
         paths.append(path)
     return paths
 
@@ -74,7 +75,9 @@ def pillow_view(picture: Image.Image) -> Tensor:
         if w <= width and h <= height:
             break
     left, top = random.randint(0, max(0, width - w)), random.randint(0, max(0, height - h))
-    view = picture.crop((left, top, left + w, top + h)).resize((224, 224), Image.BILINEAR)
+    view = picture.crop((left, top, left + w, top + h)).resize(
+        (224, 224), Image.Resampling.BILINEAR
+    )
     if random.random() < 0.8:
         for operation in random.sample(range(4), 4):
             if operation < 3:
@@ -117,9 +120,9 @@ def torchvision_view() -> Callable[[Image.Image], Tensor] | None:
 
 
 def declare_missing_operators() -> None:
-    """Lets torchvision's wheel, which is linked to CUDA, be imported beside a CPU build of torch."""
+    """Lets torchvision's wheel, linked to CUDA, be imported beside a CPU build of torch."""
     if torch.version.cuda is None:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         LIBRARIES.append(library)
@@ -139,47 +142,20 @@ def pillow_round(files: Sequence[bytes], view: Callable[[Image.Image], Tensor]) 
     return [torch.stack(views) for views in zip(*pairs, strict=True)]
 
 
-class Ours:
-    """The same recipe of this toolbox, in a worker's part and a device's part."""
+RECIPE = [
+    dict(type="RandomResizedCrop", size=224, scale=(0.2, 1)),
+    dict(type="RandomFlip"),
+    dict(type="ColorJitter", brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, prob=0.8),
+    dict(type="Grayscale", prob=0.2),
+    dict(type="GaussianBlur", sigma=(0.1, 2), prob=0.5),
+    dict(type="Normalize", mean="imagenet"),
+]
 
-    def __init__(self) -> None:
-        self.worker = [image.RandomResizedCrop(224), image.RandomFlip()]
-        self.device = [
-            color.ColorJitter(),
-            color.Grayscale(),
-            blur.GaussianBlur(),
-            color.Normalize(),
-        ]
-        self.epoch = 0
 
-    def work(self, files: Sequence[bytes]) -> list[dict[str, Tensor]]:
-        """Decodes once, cuts two crops, draws parameters, collates."""
-        self.epoch += 1
-        pairs = []
-        for index, file in enumerate(files):
-            sample = Sample(simplejpeg.decode_jpeg(file))
-            pairs.append([self.draw(sample, index, name) for name in ("v1", "v2")])
-        return [collate(views) for views in zip(*pairs, strict=True)]
-
-    def draw(self, sample: Sample, index: int, name: str) -> dict[str, np.ndarray]:
-        """Draws one view of one sample."""
-        rng = sample_rng(0, self.epoch, index, name)
-        value = sample.image
-        for step in self.worker:
-            value = step(value, sample, rng)
-        return {"image": value} | {f"{i}": step.draw(rng) for i, step in enumerate(self.device)}
-
-    def finish(self, batch: dict[str, Tensor]) -> Tensor:
-        """Runs the device's part."""
-        images = batch["image"].permute(0, 3, 1, 2)
-        images = images.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
-        for i, step in enumerate(self.device):
-            images = step.apply(images, batch[f"{i}"])
-        return images
-
-    def round(self, files: Sequence[bytes]) -> list[Tensor]:
-        """Does all of it, on the CPU."""
-        return [self.finish(batch) for batch in self.work(files)]
+def work(files: Sequence[bytes], views: Views, epoch: int) -> dict[str, Tensor]:
+    """Does the worker's share: decodes once, cuts two crops, draws parameters, collates."""
+    samples = (Sample(read_image(file)) for file in files)
+    return collate([views.draw(sample, 0, epoch, i) for i, sample in enumerate(samples)])
 
 
 def main() -> None:
@@ -192,11 +168,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_images(Path(folder), args.images)
         files = [path.read_bytes() for path in paths]
-    ours = Ours()
+    views = Views({"v1": RECIPE, "v2": RECIPE}, ("v1", "v2"), Context({}))
+    epochs = itertools.count()
     candidates: dict[str, Callable[[], object]] = {
         "Pillow": lambda: pillow_round(files, pillow_view),
-        "here, all on the CPU": lambda: ours.round(files),
-        "here, the worker's share": lambda: ours.work(files),
+        "here, all on the CPU": lambda: views.finish(work(files, views, next(epochs))),
+        "here, the worker's share": lambda: work(files, views, next(epochs)),
     }
     torchvision = torchvision_view()
     if torchvision is not None:

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 
+from .compat import all_gather_rows
+
 
 def is_initialized() -> bool:
     """Returns whether a process group exists."""
@@ -79,7 +81,7 @@ class _AllSum(torch.autograd.Function):
 
 def _all_gather(x: Tensor) -> Tensor:
     out = x.new_empty(world_size() * x.shape[0], *x.shape[1:])
-    torch_dist.all_gather_into_tensor(out, x.contiguous())
+    all_gather_rows(out, x.contiguous())
     return out
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -125,10 +126,16 @@ def _rows(segment: Segment, index: int, chunks: int) -> Segment:
 
 
 def _join(pieces: list[Encoding]) -> Encoding:
-    valid = [p.valid for p in pieces if p.valid is not None]
+    # A text tower cuts at a chunk's longest caption, so chunks may differ in length.
+    longest = max(p.tokens.shape[1] for p in pieces)
+    tokens = [F.pad(p.tokens, (0, 0, 0, longest - p.tokens.shape[1])) for p in pieces]
+    valid = None
+    if any(p.valid is not None for p in pieces) or len({p.tokens.shape[1] for p in pieces}) > 1:
+        everything = [
+            p.tokens.new_ones(p.tokens.shape[:2], dtype=torch.bool) if p.valid is None else p.valid
+            for p in pieces
+        ]
+        valid = torch.cat([F.pad(v, (0, longest - v.shape[1])) for v in everything])
     return Encoding(
-        torch.cat([p.pooled for p in pieces]),
-        torch.cat([p.tokens for p in pieces]),
-        torch.cat(valid) if valid else None,
-        pieces[0].sizes,
+        torch.cat([p.pooled for p in pieces]), torch.cat(tokens), valid, pieces[0].sizes
     )

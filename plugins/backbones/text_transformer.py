@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from webssl_toolbox.objective import Need
 from webssl_toolbox.towers import Encoding, Part, Segment, Tower, refuse_patches
 
+from ._clip_bpe import CLIP_VOCABULARY, CLIPTokenizer
 from ._common import Block, Group, Layout, pack, refuse_fusion, unpack
 
 
@@ -33,7 +32,8 @@ class TextTransformer(Tower):
         pool: ``'eot'``, the last token of a caption; ``'cls'``, the first; or ``'mean'`` of all.
         mlp_ratio: hidden width of the MLP over ``width``.
         activation: ``'quick_gelu'`` (OpenAI's models) or ``'gelu'``.
-        tokenizer: ids <-> text, with a ``vocab_size``; None for CLIP's.
+        vocab_size: ids of the tokenizer; fewer than CLIP's spell rare words in more pieces, so
+            that a small tower is not mostly embedding.
 
     Raises:
         ValueError: the arguments contradict one another.
@@ -49,7 +49,7 @@ class TextTransformer(Tower):
         pool: str = "eot",
         mlp_ratio: float = 4.0,
         activation: str = "quick_gelu",
-        tokenizer: Any = None,
+        vocab_size: int = CLIP_VOCABULARY,
     ) -> None:
         super().__init__()
         if pool not in ("eot", "mean", "cls"):
@@ -59,17 +59,13 @@ class TextTransformer(Tower):
                 "pool='cls' reads the first token, which sees no other while causal=True; "
                 "set causal=False, or pool='eot'"
             )
-        if tokenizer is None:
-            from .clip_bpe import CLIPTokenizer  # reads a vocabulary: only where it is wanted
-
-            tokenizer = CLIPTokenizer(context_length)
-        self.tokenizer = tokenizer
+        self.tokenizer = CLIPTokenizer(context_length, vocab_size)
         self.width = self.token_width = width
         self.context_length = context_length
         self.causal = causal
         self.pool = pool
 
-        self.token_embedding = nn.Embedding(tokenizer.vocab_size, width)
+        self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
         self.blocks = nn.ModuleList(
             Block(width, heads, mlp_ratio, activation=activation, norm_eps=1e-5, causal=causal)

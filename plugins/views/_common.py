@@ -26,8 +26,10 @@ def where_drawn(
         return torch.where(drawn[:, None, None, None], function(images, params), images)
     # As many samples at a time as stay in a core's cache: 1 of 224 pixels, 28 of 48.
     size = max(1, 2**16 // (images.shape[2] * images.shape[3]))
-    for rows in drawn.nonzero().flatten().split(size):
-        images[rows] = function(images[rows], params[rows])
+    for rows in torch.split(drawn.nonzero().flatten(), size):
+        # One sample is taken as a slice, which is a view; an index copies.
+        part = slice(int(rows[0]), int(rows[0]) + 1) if len(rows) == 1 else rows
+        images[part] = function(images[part], params[part])
     return images
 
 

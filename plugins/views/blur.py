@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import ceil
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from webssl_toolbox.data.views import DeviceTransform
 
 from ._common import probability, where_drawn
+
+BLOCK = 64
+"""Pixels of a line that are computed in one product."""
 
 
 class GaussianBlur(DeviceTransform):
@@ -35,37 +39,52 @@ class GaussianBlur(DeviceTransform):
         return np.array([drawn < self.prob, low + (high - low) * u], dtype=np.float32)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        return where_drawn(lambda x, p: gaussian_blur(x, p[:, 1]), images, params)
+        radius = ceil(4 * self.sigma[1])
+        return where_drawn(lambda x, p: gaussian_blur(x, p[:, 1], radius), images, params)
 
 
-def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blurs by a Gaussian, reflecting at the border, as two matrix products.
+def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Blurs by a separable Gaussian cut off at ``radius``, reflecting at the border.
 
-    Up to 224 pixels, dense products cost no more than 13 taps do as shifted sums or as depthwise
-    convolutions of few channels (measured on a CPU, and launch-bound on a GPU), whatever sigma is.
+    Rows, then columns, are multiplied with a band matrix: block by block, as dense products of
+    what is not zero. On CPUs this beats shifted sums and depthwise convolutions, from one sample of
+    224 pixels to many of 32; on a device it is few kernels.
 
     Args:
         images: ``[B, 3, H, W]``.
         sigma: standard deviation in pixels, ``[B]``, above 0.
+        radius: of the kernel in pixels, for all samples.
     """
     height, width = images.shape[2:]
-    down = blur_matrix(sigma, height)
-    across = down if width == height else blur_matrix(sigma, width)
-    return down[:, None] @ images @ across[:, None].transpose(2, 3)
+    down = blur_matrix(sigma, height, radius)[:, None]
+    across = down if width == height else blur_matrix(sigma, width, radius)[:, None]
+    blocks = [down[..., at, near] @ images[:, :, near] for at, near in bands(height, radius)]
+    images = torch.cat(blocks, dim=2)
+    blocks = [images[..., near] @ across[..., at, near].mT for at, near in bands(width, radius)]
+    return torch.cat(blocks, dim=3)
 
 
-def blur_matrix(sigma: Tensor, size: int) -> Tensor:
+def bands(size: int, radius: int) -> Iterator[tuple[slice, slice]]:
+    """Yields blocks of output pixels, each with the input pixels that reach it."""
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
+        yield slice(start, stop), slice(max(0, start - radius), min(stop + radius, size))
+
+
+def blur_matrix(sigma: Tensor, size: int, radius: int) -> Tensor:
     """Returns ``[B, size, size]``, which maps a line of pixels to the blurred line.
 
-    Entry (i, j) weighs pixel j and its mirror images beyond the two ends, about the pixels 0 and
-    size - 1, by their distances to i.
+    Entry (i, j) weighs pixel j by its distance to i, and its mirror images beyond the two ends
+    (about the pixels 0 and size - 1) by theirs. It is zero where ``|i - j| > radius``.
     """
-    steps = torch.arange(1 - size, 2 * size - 1, device=sigma.device, dtype=sigma.dtype)
-    weights = torch.exp(-0.5 * (steps / sigma[:, None]) ** 2)
+    steps = torch.arange(1 - size, 2 * size, device=sigma.device, dtype=sigma.dtype)
+    weights = torch.exp(-0.5 * (steps / sigma[:, None]) ** 2) * (steps.abs() <= radius)
     # What no 8-bit image can show is dropped: denormal numbers make products 20 times slower.
     weights = F.threshold(weights, 1e-7, 0.0)
-    direct = weights[:, : 2 * size - 1].unfold(1, size, 1).flip(1)
-    beyond_start = weights[:, size - 1 :].unfold(1, size, 1).clone()
-    beyond_start[:, :, 0] = 0  # pixel 0 is its own mirror image
-    matrix = direct.add_(beyond_start).add_(beyond_start.flip(1, 2))
+    matrix = weights[:, : 2 * size - 1].unfold(1, size, 1).flip(1)
+    corner = min(radius + 1, size)
+    mirrored = weights[:, size - 1 : size + 2 * corner - 2].unfold(1, corner, 1)
+    # Pixels 0 and size - 1 are their own mirror images, and count once.
+    matrix[:, :corner, 1:corner] += mirrored[:, :, 1:]
+    matrix[:, -corner:, -corner:-1] += mirrored[:, :, 1:].flip(1, 2)
     return matrix.div_(matrix.sum(2, keepdim=True))

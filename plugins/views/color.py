@@ -129,12 +129,12 @@ class Normalize(DeviceTransform):
         self.constants = np.concatenate([-means / deviations, 1 / deviations]).astype(np.float32)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Returns the constants: they reach the device with the batch, in no transfer of their own."""
+        """Returns the constants, which so reach the device with the batch."""
         return self.constants
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        offset, scale = params[:, :, None, None].split(3, dim=1)
-        return torch.addcmul(offset, images, scale, out=images)
+        offset, scale = params[:, :3, None, None], params[:, 3:, None, None]
+        return images.mul_(scale).add_(offset)
 
 
 def compose_jitter(
@@ -196,8 +196,8 @@ def jitter(images: Tensor, shift: Tensor, coefficients: Tensor, steps: int = 1) 
     before = luma(images)
     after = luma(turned) if steps else before
     constant = d * before.mean((2, 3), keepdim=True) + e * after.mean((2, 3), keepdim=True)
-    gray = torch.addcmul(constant, before, b).addcmul_(after, c)
-    return torch.addcmul(gray, turned, a).clamp_(0, 1)
+    gray = (before * b).add_(constant).add_(after.mul_(c))
+    return torch.addcmul(gray, turned, a, out=turned if steps else None).clamp_(0, 1)
 
 
 def turn_hue(images: Tensor, shift: Tensor) -> Tensor:
@@ -218,22 +218,24 @@ def turn_hue(images: Tensor, shift: Tensor) -> Tensor:
     low = torch.minimum(torch.minimum(red, green), blue)
     high = torch.maximum(torch.maximum(red, green), blue)
     sixths = 6 * shift[:, None, None]
-    minus_sign = -sixths.sign()
+    sign = sixths.sign()
     edge = (high - low).mul_(1 - sixths.abs())
     minus_edge = -edge
     out = torch.empty_like(images)
+    step = torch.empty_like(red)
     wheel = ((red, green, blue), (green, blue, red), (blue, red, green))
+    # In place: on a CPU, fresh memory costs more than the arithmetic.
     for target, (channel, following, last) in zip(out.unbind(1), wheel, strict=True):
-        moved = following - last
-        moved.sub_(torch.clamp(moved, minus_edge, edge))
-        torch.addcmul(channel, moved, minus_sign, out=moved)
-        torch.clamp(moved, low, high, out=target)
+        torch.sub(following, last, out=target)
+        torch.clamp(target, minus_edge, edge, out=step)
+        step.sub_(target).mul_(sign).add_(channel)
+        torch.clamp(step, low, high, out=target)
     return out
 
 
 def luma(images: Tensor) -> Tensor:
     """Returns the luma of ``[B, 3, H, W]`` as ``[B, 1, H, W]``."""
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 

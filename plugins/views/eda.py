@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from webssl_plugins.views._wordnet import read_synonyms
 
+from webssl_plugins.views._wordnet import read_synonyms
 from webssl_toolbox.data.sample import Sample
 
 Synonyms = Mapping[str, Sequence[str]]

@@ -107,9 +107,7 @@ class ResizeCenterCrop(Transform):
         interpolation: ``'linear'`` or ``'cubic'``, see ``resize``.
     """
 
-    def __init__(
-        self, size: int, resize: int | None = None, interpolation: str = "linear"
-    ) -> None:
+    def __init__(self, size: int, resize: int | None = None, interpolation: str = "linear") -> None:
         self.size = positive("size", size)
         self.resize = size if resize is None else resize
         if self.resize < size:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import exp, isqrt, log, sqrt
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from webssl_toolbox.data.collate import PatchMask
 from webssl_toolbox.data.sample import Sample
 from webssl_toolbox.data.views import Context, Transform
 from webssl_toolbox.registry import nearest
@@ -138,29 +136,3 @@ def block_mask(side: int, target: int, rng: np.random.Generator) -> np.ndarray:
             target -= new
             tries = 10
     return mask
-
-
-@dataclass(frozen=True)
-class PatchMask:
-    """The patches of an image that are replaced by the mask token: bool ``[N]``."""
-
-    mask: np.ndarray
-
-    @staticmethod
-    def collate(name: str, values: Sequence[PatchMask]) -> dict[str, Tensor]:
-        """Stacks the masks and indexes what they hide, so that no step asks a mask for its size.
-
-        Returns:
-            ``name`` bool ``[B, N]``; ``name.index`` int64 ``[M]``, positions in the flattened
-            ``[B * N]``, ascending, M = 0 where no image is masked; ``name.weight`` float32 ``[M]``,
-            one over the number hidden in the same image: each masked image counts alike.
-        """
-        mask = np.stack([value.mask for value in values])
-        index = np.flatnonzero(mask)
-        hidden = mask.sum(1)
-        weight = (1 / np.repeat(hidden, hidden)).astype(np.float32)
-        return {
-            name: torch.from_numpy(mask),
-            f"{name}.index": torch.from_numpy(index),
-            f"{name}.weight": torch.from_numpy(weight),
-        }

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+
+from webssl_toolbox.data.collate import Tokens, caption_id
 from webssl_toolbox.data.sample import Sample
-from webssl_toolbox.data.views import Context, Tokens, Transform, caption_id
+from webssl_toolbox.data.views import Context, Transform
 
 
 class Caption(Transform):

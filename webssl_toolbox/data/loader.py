@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from .rng import sample_rng
 from .sample import Dataset, Sample, UnreadableSample
 from .sampler import PositionSampler
-from .views import Views, collate
+from .collate import collate
+from .views import Views
 
 ATTEMPTS = 16
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..registry import VIEWS, nearest
 from ..towers import Tower
-from .rng import sample_rng, stable_hash
+from .rng import sample_rng
 from .sample import Dataset, Sample
 
 
@@ -56,13 +56,6 @@ class DeviceTransform:
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         """Transforms float images ``[B, 3, H, W]`` in [0, 1]; ``params`` is ``[B, P]``."""
         raise NotImplementedError
-
-
-class Collated(Protocol):
-    """A value that knows how to become a batch (tokens, patch masks)."""
-
-    @staticmethod
-    def collate(name: str, values: Sequence[Any]) -> dict[str, Tensor]: ...
 
 
 class Views:
@@ -155,62 +148,3 @@ def check_views(cfg: Mapping[str, Any]) -> dict[str, Sequence[Mapping[str, Any]]
         for i, step in enumerate(steps):
             VIEWS.check(step, f"{where}[{i}]")
     return declared
-
-
-def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Stacks the drawn samples of a batch; values with a ``collate`` of their own use it."""
-    batch: dict[str, Tensor] = {}
-    for name, first in samples[0].items():
-        values = [sample[name] for sample in samples]
-        if hasattr(first, "collate"):
-            batch.update(first.collate(name, values))
-        else:
-            batch[name] = torch.from_numpy(np.stack(values))
-    return batch
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A tokenised caption.
-
-    Attributes:
-        ids: int64 ``[L]``.
-        caption: stable hash of the caption before augmentation: who said it.
-        index: int64 ``[M]``, positions hidden from the encoder (MLM); None for none.
-        target: int64 ``[M]``, the true ids there.
-    """
-
-    ids: np.ndarray
-    caption: int
-    index: np.ndarray | None = None
-    target: np.ndarray | None = None
-
-    @staticmethod
-    def collate(name: str, values: Sequence[Tokens]) -> dict[str, Tensor]:
-        """Pads to the longest caption.
-
-        Returns:
-            ``name`` ids ``[B, L]``; ``name.length`` ``[B]``; ``name.caption`` ``[B]``; with masks
-            ``name.index`` ``[M]`` into the flattened ``[B * L]`` and ``name.target`` ``[M]``.
-        """
-        lengths = [len(v.ids) for v in values]
-        longest = max(lengths)
-        ids = np.zeros((len(values), longest), dtype=np.int64)
-        for row, value in zip(ids, values, strict=True):
-            row[: len(value.ids)] = value.ids
-        out = {
-            name: torch.from_numpy(ids),
-            f"{name}.length": torch.tensor(lengths),
-            f"{name}.caption": torch.tensor([v.caption for v in values]),
-        }
-        if values[0].index is not None:
-            index = [v.index + b * longest for b, v in enumerate(values) if v.index is not None]
-            target = [v.target for v in values if v.target is not None]
-            out[f"{name}.index"] = torch.from_numpy(np.concatenate(index))
-            out[f"{name}.target"] = torch.from_numpy(np.concatenate(target))
-        return out
-
-
-def caption_id(caption: str) -> int:
-    """Returns the identity of a caption, equal in all processes."""
-    return stable_hash(caption)

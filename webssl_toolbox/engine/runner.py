@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from .. import dist
+from ..compat import data_parallel
 from ..data import loader
 from ..data.views import Context, Views
 from ..encoder import Encoder
@@ -150,11 +151,7 @@ class Runner:
     def _wrap(self) -> nn.Module:
         if dist.world_size() == 1:
             return self.model
-        # No unused parameter exists by construction, and buffers are equal on all ranks, since
-        # they change after the step from gathered values.
-        return nn.parallel.DistributedDataParallel(
-            self.model, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return data_parallel(self.model)
 
     def _due(self, interval: int) -> bool:
         return interval > 0 and (self.iter % interval == 0 or self.iter == self.max_iters)

@@ -1,0 +1,49 @@
+"""Every objective, and the toy set that proves the protocol, under the shipped contract."""
+
+import pytest
+
+from webssl_toolbox import testing
+
+from . import cases
+
+ALL = cases.OBJECTIVES | dict(declip=cases.DECLIP, toy=cases.TOY)
+each = pytest.mark.parametrize("case", ALL.values(), ids=ALL)
+
+
+@each
+def test_gradients(case):
+    testing.check_gradients(case)
+
+
+@each
+def test_one_call_per_tower(case):
+    testing.check_one_call_per_tower(case)
+
+
+@each
+def test_a_skipped_step_changes_nothing(case):
+    testing.check_skipped_step(case)
+
+
+@each
+def test_state_dict_is_complete(case):
+    testing.check_state_round_trip(case)
+
+
+def test_two_ranks_equal_one():
+    testing.check_ranks(list(ALL.values()))
+
+
+def test_chunks_equal_the_whole_batch():
+    whole, chunked = (
+        testing.build(testing.Case(cases.OBJECTIVES["flip"].model | dict(chunks=chunks)))
+        for chunks in (1, 3)
+    )
+    case = cases.OBJECTIVES["flip"]
+    gradients = []
+    for model in (whole, chunked):
+        losses, _ = model(testing.inputs(model, case))
+        sum(losses.values()).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert (gradient - gradients[1][name]).abs().max() < 1e-12, name

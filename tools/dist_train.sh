@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Trains a config on the GPUs of one machine, or of several:
+#   tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
+# On several, once on each: NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 PORT=29500 tools/dist_train.sh ...
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    sed -n '2,4s/^# //p' "$0" >&2
+    exit 2
+fi
+tools=$(cd "$(dirname "$0")" && pwd)
+if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+    PATH="$tools/../.venv/bin:$PATH" # what `make` installed, unless an environment is active
+fi
+exec torchrun \
+    --nnodes="${NNODES:-1}" \
+    --node-rank="${NODE_RANK:-0}" \
+    --master-addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master-port="${PORT:-29500}" \
+    --nproc-per-node="$2" \
+    "$tools/train.py" "$1" --launcher pytorch "${@:3}"

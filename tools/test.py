@@ -1,0 +1,57 @@
+"""Evaluates a trained model: ``python tools/test.py configs/NAME.py work_dirs/NAME``.
+
+The evaluators are the config's, the model and how it sees images are the checkpoint's: any config's
+evaluators can measure any model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Evaluates a trained model.")
+    parser.add_argument("config", help="the config whose evaluators are run")
+    parser.add_argument("checkpoint", help="a work dir, or one step_... folder of its checkpoints")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override the config: evaluation.evaluators.knn=None",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics there")
+    parser.add_argument("--device", help="cuda or cpu (default: a GPU where there is one)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+    import torch
+    from rich.console import Console
+    from webssl_toolbox import load
+    from webssl_toolbox.engine.config import load_config
+    from webssl_toolbox.engine.settings import settings_from
+    from webssl_toolbox.evaluation.runner import Evaluation
+    from webssl_toolbox.evaluation.table import to_rich
+
+    try:
+        settings = settings_from(load_config(args.config, args.cfg_options))
+        evaluation = Evaluation(settings.evaluation.evaluators)
+        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        metrics = evaluation.run(load(args.checkpoint, device))
+        if args.json:
+            args.json.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    Console(width=100).print(to_rich(metrics, {}))
+
+
+if __name__ == "__main__":
+    main()
