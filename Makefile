@@ -27,7 +27,8 @@ train: .venv/installed
 	  fi; \
 	  echo "Training $$config: $$why."; \
 	fi; \
-	$(BIN)/python tools/train.py "$$config" $(ARGS)
+	$(BIN)/python tools/train.py "$$config" $(ARGS) || { \
+	  echo 'Options of tools/train.py go into ARGS: make train ARGS=--resume'; exit 1; }
 
 test: lint
 	$(BIN)/python -m pytest -m 'not slow' --timeout 300

@@ -4,7 +4,7 @@ _base_ = ['_base_/emoji.py']
 model = dict(
     towers=dict(
         image=dict(type='CLIPResNet', depths=(3, 4, 6, 3), width=16, input_size=32),
-        text=dict(type='TextTransformer', width=128, depth=2, heads=4, causal=False, pool='mean'),
+        text=dict(type='TextTransformer', width=128, depth=2, heads=4, causal=False, pool='mean', vocab_size=4096),
     ),
     spaces=dict(joint=dict(type='JointSpace', dim=256)),
     objectives=dict(

@@ -9,9 +9,7 @@ if [ $# -lt 2 ]; then
     exit 2
 fi
 tools=$(cd "$(dirname "$0")" && pwd)
-if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-    PATH="$tools/../.venv/bin:$PATH" # what `make` installed, unless an environment is active
-fi
+command -v torchrun >/dev/null || PATH="$tools/../.venv/bin:$PATH" # what `make` installed
 exec torchrun \
     --nnodes="${NNODES:-1}" \
     --node-rank="${NODE_RANK:-0}" \

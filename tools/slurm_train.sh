@@ -11,9 +11,7 @@ fi
 tools=$(cd "$(dirname "$0")" && pwd)
 gpus=${GPUS:-8}
 per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
-if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-    PATH="$tools/../.venv/bin:$PATH" # what `make` installed, unless an environment is active
-fi
+command -v torchrun >/dev/null || PATH="$tools/../.venv/bin:$PATH" # what `make` installed
 # shellcheck disable=SC2086 # SRUN_ARGS holds several words
 exec srun \
     --partition="$1" \

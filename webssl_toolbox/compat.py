@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 import torch.distributed as torch_dist
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 # torch 2.13 renamed the collective that joins the rows of all ranks.
@@ -33,3 +34,26 @@ def has_native_bf16(device: torch.device) -> bool:
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(cpu, probe, bool)() for probe in probes)
     return False
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Scaled dot-product attention of ``[B, heads, L, D]``.
+
+    On CPUs, torch's fused kernel is 3 to 10 times slower in bfloat16 than two matmuls around a
+    softmax (measured with torch 2.13 at 6 to 197 tokens); in float32 it is the faster one.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        mask: bool, broadcast to ``[B, heads, L, L]``; true where a query sees a key.
+        causal: hide later keys; without ``mask``.
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if causal:
+        mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    return logits.softmax(-1).to(v.dtype) @ v

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from webssl_toolbox.compat import attention
+
 if TYPE_CHECKING:
     from webssl_toolbox.objective import Need
     from webssl_toolbox.towers import Tower
@@ -80,7 +82,7 @@ class Attention(nn.Module):
             # Unbound before it is transposed: the gradient comes back in qkv's own memory order.
             parts = qkv.view(group.rows, group.length, 3, self.heads, -1).unbind(2)
             q, k, v = (part.transpose(1, 2) for part in parts)
-            y = F.scaled_dot_product_attention(q, k, v, group.mask, is_causal=self.causal)
+            y = attention(q, k, v, group.mask, self.causal)
             out.append(y.transpose(1, 2).flatten(2))
         return self.proj(pack(out))
 
