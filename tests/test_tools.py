@@ -48,7 +48,7 @@ def stub(folder, name, script):
 
 
 def test_print_config_prints_what_is_loaded(tmp_path):
-    options = ["train_cfg.max_iters=7", "model.objectives.mlm=None"]
+    options = ["train_cfg.max_iters=7", "model.objectives.mlm.weight=0.5"]
     done = python("print_config.py", LAPTOP, "--cfg-options", *options)
     assert done.returncode == 0, done.stderr
     printed = tmp_path / "printed.py"
@@ -81,7 +81,7 @@ def config(tmp_path):
         for i in range(3):
             pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
-    folder = dict(type="ImageFolder", root=str(tmp_path / "images"))
+    folder = dict(type="ImageFolder", root=str(tmp_path / "images"), labels="folders")
     sections = dict(
         model=cases.OBJECTIVES["clip_vit"].model,
         train_dataloader=dict(dataset=folder, batch_size=2, views={}),

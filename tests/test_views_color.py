@@ -5,6 +5,7 @@ Pillow's in levels of 8 bits (``pytest -s`` prints the table).
 """
 
 import colorsys
+import sys
 from itertools import permutations
 
 import cv2
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch.nn import functional as F
+
 from webssl_plugins.views import blur, color
 from webssl_plugins.views._common import where_drawn
 from webssl_plugins.views.blur import GaussianBlur
@@ -56,7 +58,7 @@ def pillow_hue(picture, shift):
 
 
 def exact_blur(pixels, sigma):
-    """The Gaussian to 6 sigma in float64, reflecting, uint8 ``[H, W, 3]`` to float ``[H, W, 3]``."""
+    """The Gaussian to 6 sigma in float64, reflecting, of uint8 ``[H, W, 3]``."""
     side = max(1, int(np.ceil(6 * sigma)))
     kernel = np.exp(-0.5 * (np.arange(-side, side + 1) / sigma) ** 2)
     kernel /= kernel.sum()
@@ -64,32 +66,38 @@ def exact_blur(pixels, sigma):
     return cv2.sepFilter2D(padded, -1, kernel, kernel)[side:-side, side:-side]
 
 
+def report(name, errors):
+    """Writes a row of the table."""
+    row = f"\n| {name} | {np.max(errors):.2f} | {np.mean(errors):.3f} |"
+    sys.stdout.write(row)
+
+
 # name: (ours, reference, values of the parameter, largest and mean error in levels of 8 bits)
 OPERATIONS = {
     "brightness": (
         lambda x, f: jitter(x, (0, 1, 2, 3), brightness=f),
         lambda p, f: ImageEnhance.Brightness(Image.fromarray(p)).enhance(f),
-        (FACTORS, 1.01, 0.5),
+        (FACTORS, 1.0, 0.4),
     ),
     "contrast": (
         lambda x, f: jitter(x, (0, 1, 2, 3), contrast=f),
         lambda p, f: ImageEnhance.Contrast(Image.fromarray(p)).enhance(f),
-        (FACTORS, 1.5, 0.6),
+        (FACTORS, 1.5, 0.4),
     ),
     "saturation": (
         lambda x, f: jitter(x, (0, 1, 2, 3), saturation=f),
         lambda p, f: ImageEnhance.Color(Image.fromarray(p)).enhance(f),
-        (FACTORS, 1.5, 0.6),
+        (FACTORS, 1.5, 0.4),
     ),
     "hue": (
         lambda x, s: jitter(x, (0, 1, 2, 3), hue=int(s * 255) / 255),
         lambda p, s: pillow_hue(Image.fromarray(p), s),
-        (SHIFTS, 12.0, 1.5),
+        (SHIFTS, 10.0, 0.5),
     ),
     "grayscale": (
         lambda x, _: Grayscale().apply(x, torch.ones(1, 1)),
         lambda p, _: Image.merge("RGB", [Image.fromarray(p).convert("L")] * 3),
-        ((None,), 0.6, 0.3),
+        ((None,), 0.51, 0.3),
     ),
     "solarize": (
         lambda x, t: Solarize(t / 255).apply(x, torch.ones(1, 1)),
@@ -99,12 +107,12 @@ OPERATIONS = {
     "blur (exact)": (
         lambda x, s: GaussianBlur().apply(x, torch.tensor([[1.0, s]])),
         exact_blur,
-        (SIGMAS, 0.05, 0.01),
+        (SIGMAS, 0.01, 0.001),
     ),
     "blur (Pillow)": (
         lambda x, s: GaussianBlur().apply(x, torch.tensor([[1.0, s]])),
         lambda p, s: Image.fromarray(p).filter(ImageFilter.GaussianBlur(s)),
-        (SIGMAS, 12.0, 1.5),
+        (SIGMAS, 6.0, 0.5),
     ),
 }
 
@@ -118,7 +126,7 @@ def test_each_operation_equals_pillow(name):
         for value in values:
             result = 255 * ours(to_tensor(pixels), value)[0].permute(1, 2, 0).numpy()
             errors.append(np.abs(result - np.asarray(reference(pixels, value), dtype=np.float64)))
-    print(f"\n{name:14s} largest {np.max(errors):7.3f}   mean {np.mean(errors):6.3f}")
+    report(name, errors)
     assert np.max(errors) <= worst
     assert np.mean(errors) <= mean
 
@@ -140,8 +148,11 @@ def test_a_whole_jitter_is_close_to_pillows():
                 picture = enhance[operation](picture).enhance(factors[operation])
         ours = jitter(to_tensor(pixels), order, *factors, hue=int(shift * 255) / 255)
         errors.append(np.abs(255 * ours[0].permute(1, 2, 0).numpy() - np.asarray(picture, float)))
-    print(f"\nwhole jitter   largest {np.max(errors):7.3f}   mean {np.mean(errors):6.3f}")
+    # Pillow clamps and rounds after each operation, this once: it shows where colours saturate.
+    share = np.mean(np.array(errors) <= 4)
+    report(f"whole jitter, {100 * share:.1f} % within 4 levels", errors)
     assert np.mean(errors) < 2
+    assert share > 0.9
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))

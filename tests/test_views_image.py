@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+
 from webssl_plugins.views.image import (
     Background,
     RandomFlip,
@@ -12,7 +13,6 @@ from webssl_plugins.views.image import (
     compose,
     resize,
 )
-
 from webssl_toolbox.data.sample import Sample
 
 

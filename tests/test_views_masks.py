@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from webssl_plugins.views.masks import BlockMask, RandomKeep, block_mask
 
+from webssl_plugins.views.masks import BlockMask, RandomKeep, block_mask
 from webssl_toolbox.data.collate import collate
 from webssl_toolbox.data.sample import Sample
 from webssl_toolbox.data.views import Context

@@ -175,9 +175,10 @@ def main() -> None:
         "here, all on the CPU": lambda: views.finish(work(files, views, next(epochs))),
         "here, the worker's share": lambda: work(files, views, next(epochs)),
     }
-    torchvision = torchvision_view()
-    if torchvision is not None:
-        candidates["torchvision on Pillow"] = lambda: pillow_round(files, torchvision)
+    baseline = "Pillow"
+    if torchvision := torchvision_view():
+        baseline = "torchvision on Pillow"
+        candidates[baseline] = lambda: pillow_round(files, torchvision)
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(args.rounds + 1):
         for name, run in candidates.items():
@@ -187,10 +188,10 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - start)
     size = sum(map(len, files)) / len(files) / 1000
     print(f"{args.images} JPEG files of {size:.0f} kB, one thread, {args.rounds} rounds\n")
-    print("| two views of 224 pixels | images/s/core | ratio to Pillow | range |")
+    print(f"| two views of 224 pixels | images/s/core | times {baseline} | range |")
     print("|---|---:|---:|---|")
     for name, times in seconds.items():
-        ratios = [p / t for p, t in zip(seconds["Pillow"], times, strict=True)]
+        ratios = [p / t for p, t in zip(seconds[baseline], times, strict=True)]
         print(
             f"| {name} | {args.images / statistics.median(times):.0f} "
             f"| {statistics.median(ratios):.2f} | {min(ratios):.2f}-{max(ratios):.2f} |"

@@ -35,6 +35,7 @@ def main() -> None:
 
     import torch
     from rich.console import Console
+
     from webssl_toolbox import load
     from webssl_toolbox.engine.config import load_config
     from webssl_toolbox.engine.settings import settings_from

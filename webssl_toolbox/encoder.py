@@ -129,9 +129,9 @@ class Encoder:
         return F.normalize(embedded.mean(1), dim=-1)
 
     def scale(self) -> float:
-        """Returns the inverse temperature of the joint space."""
-        scale: Any = getattr(self._space(), "scale", None)
-        return float(scale()) if scale else 1.0
+        """Returns the inverse temperature of the joint space; 1 where nothing learned one."""
+        logit_scale = getattr(self._space(), "logit_scale", None)
+        return 1.0 if logit_scale is None else float(logit_scale.exp())
 
     def encode_dataset(self, cfg: Mapping[str, Any]) -> EncodedSplit:
         """Encodes all images of a dataset config, once until ``forget`` is called."""
@@ -180,6 +180,8 @@ class Encoder:
 
     def _joint(self, pooled: Tensor, tower: str) -> Tensor:
         space = self._space()
+        if not space.holds(tower):
+            raise MissingPart(f"no objective embeds the tower {tower!r} in the space {self.space!r}")
         with torch.inference_mode():
             return space(pooled.to(self._device()), tower).float().cpu()
 

@@ -14,42 +14,58 @@ from . import hookspecs, registry
 
 GROUP = "webssl_toolbox"
 BUILTIN = "builtin"
+DISTRIBUTION = "webssl-toolbox"
+
+
+class DuplicateName(ValueError):
+    """Two plugins claim one name; never skipped, since the config would mean two things."""
 
 
 class Shelf:
     """The writable face of one registry while one plugin registers: ``shelf[name] = target``."""
 
-    def __init__(self, target: registry.PluginRegistry, owner: str, owners: dict) -> None:
-        self.target, self.owner, self.owners = target, owner, owners
+    def __init__(self, target: registry.PluginRegistry) -> None:
+        self.target = target
+        self.entries: dict[str, str | type] = {}
 
     def __setitem__(self, name: str, entry: str | type) -> None:
-        key = (self.target.name, name)
-        if key in self.owners:
-            raise DuplicateName(
-                f"the {self.target.name} {name!r} comes from both {self.owners[key]} and "
-                f"{self.owner}; uninstall one, or limit plugins with WEBSSL_PLUGINS=a,b"
-            )
+        if name in self.entries:
+            raise ValueError(f"it registers the {self.target.name} {name!r} twice")
         if isinstance(entry, str) and ":" not in entry:
             raise ValueError(f"{name!r} must be a class or 'module:Class', not {entry!r}")
-        self.owners[key] = self.owner
-        self.target._module_dict[name] = entry
+        self.entries[name] = entry
+
+    def commit(self, origin: str) -> None:
+        """Hands everything to the registry, on behalf of a distribution.
+
+        Raises:
+            DuplicateName: another plugin, or the toolbox itself, has such a name.
+        """
+        for name, entry in self.entries.items():
+            if name in self.target.module_dict:
+                raise DuplicateName(
+                    f"the {self.target.name} {name!r} comes from both "
+                    f"{owner(self.target.name, name)} and {origin}; uninstall one, or limit "
+                    "plugins with WEBSSL_PLUGINS=a,b"
+                )
+            _state.owners[self.target.name, name] = origin
+            self.target.module_dict[name] = entry
 
 
 class Registries:
-    """What a plugin sees: one shelf for each kind of thing it can bring."""
+    """What a plugin sees: one shelf for each kind of thing it can bring.
 
-    def __init__(self, owner: str, owners: dict[tuple[str, str], str]) -> None:
-        self.towers = Shelf(registry.MODELS, owner, owners)
-        self.spaces = Shelf(registry.SPACES, owner, owners)
-        self.objectives = Shelf(registry.OBJECTIVES, owner, owners)
-        self.datasets = Shelf(registry.DATASETS, owner, owners)
-        self.views = Shelf(registry.VIEWS, owner, owners)
-        self.evaluators = Shelf(registry.EVALUATORS, owner, owners)
-        self.hooks = Shelf(registry.HOOKS, owner, owners)
+    They reach the registries together, once the plugin is known to be whole.
+    """
 
-
-class DuplicateName(ValueError):
-    """Two plugins claim one name; never skipped, since the config would mean two things."""
+    def __init__(self) -> None:
+        self.towers = Shelf(registry.MODELS)
+        self.spaces = Shelf(registry.SPACES)
+        self.objectives = Shelf(registry.OBJECTIVES)
+        self.datasets = Shelf(registry.DATASETS)
+        self.views = Shelf(registry.VIEWS)
+        self.evaluators = Shelf(registry.EVALUATORS)
+        self.hooks = Shelf(registry.HOOKS)
 
 
 @dataclass
@@ -58,6 +74,7 @@ class _State:
     broken: dict[str, str] = field(default_factory=dict)  # entry point -> distribution and reason
     owners: dict[tuple[str, str], str] = field(default_factory=dict)
     manager: pluggy.PluginManager | None = None
+    clash: DuplicateName | None = None
 
 
 _state = _State()
@@ -65,7 +82,12 @@ _state = _State()
 
 def installed() -> list[EntryPoint]:
     """Lists entry points, built-ins first, from metadata alone: nothing is imported."""
-    return sorted(entry_points(group=GROUP), key=lambda e: (e.name != BUILTIN, e.name))
+    return sorted(entry_points(group=GROUP), key=lambda e: (not is_builtin(e), e.name))
+
+
+def is_builtin(entry: EntryPoint) -> bool:
+    """Whether the toolbox itself brings the plugin; a name alone would let anyone say so."""
+    return entry.name == BUILTIN and bool(entry.dist) and entry.dist.name == DISTRIBUTION
 
 
 def distribution(entry: EntryPoint) -> str:
@@ -73,24 +95,39 @@ def distribution(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
 
 
-def allowed(name: str) -> bool:
-    """``WEBSSL_PLUGINS=a,b`` limits third parties, an empty value refuses all; built-ins stay."""
-    limit = os.environ.get("WEBSSL_PLUGINS")
-    return limit is None or name == BUILTIN or name in limit.split(",")
+def owner(kind: str, name: str) -> str:
+    """Returns the distribution that registered ``name`` in the registry of that kind."""
+    return _state.owners.get((kind, name), DISTRIBUTION)
+
+
+def limit() -> set[str] | None:
+    """Returns the third parties that ``WEBSSL_PLUGINS=a,b`` admits; None where it is not set."""
+    value = os.environ.get("WEBSSL_PLUGINS")
+    return None if value is None else {name.strip() for name in value.split(",") if name.strip()}
 
 
 def load() -> pluggy.PluginManager:
-    """Loads every allowed plugin, once in a process, each in isolation.
+    """Loads every allowed plugin, once in a process, each in isolation; built-ins always.
 
     Raises:
-        DuplicateName: two plugins register one name.
+        DuplicateName: two plugins claim one name.
     """
+    if _state.clash:
+        raise _state.clash
     if _state.manager is None:
         manager = pluggy.PluginManager(GROUP)
         manager.add_hookspecs(hookspecs)
         _state.manager = manager  # set first: a plugin that looks something up must not recurse
-        for entry in installed():
-            if allowed(entry.name):
+        admitted, found = limit(), installed()
+        for name in sorted((admitted or set()) - {entry.name for entry in found}):
+            warnings.warn(
+                f"WEBSSL_PLUGINS names {name!r}, which is not installed"
+                f"{registry.nearest(name, [entry.name for entry in found])}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        for entry in found:
+            if admitted is None or entry.name in admitted or is_builtin(entry):
                 _load_one(manager, entry)
     return _state.manager
 
@@ -98,16 +135,18 @@ def load() -> pluggy.PluginManager:
 def _load_one(manager: pluggy.PluginManager, entry: EntryPoint) -> None:
     origin = distribution(entry)
     try:
-        module: Any = entry.load()
-        manager.register(module, name=entry.name)
-        others = [p for p in manager.get_plugins() if p is not module]
-        register = manager.subset_hook_caller("webssl_register", remove_plugins=others)
-        register(registries=Registries(origin, _state.owners))
-        manager.check_pending()
-    except DuplicateName:
-        _state.manager = None
+        if entry.name in _state.loaded:
+            raise DuplicateName(
+                f"the plugin name {entry.name!r} comes from both {_state.loaded[entry.name]} and "
+                f"{origin}; uninstall one"
+            )
+        brought = _register(manager, entry)
+        for shelf in vars(brought).values():
+            shelf.commit(origin)
+    except DuplicateName as clash:
+        _state.clash = clash
         raise
-    except Exception as error:  # noqa: BLE001 - a stranger's import may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's import may raise anything
         if manager.has_plugin(entry.name):
             manager.unregister(name=entry.name)
         _state.broken[entry.name] = f"{origin}: {type(error).__name__}: {error}"
@@ -118,6 +157,19 @@ def _load_one(manager: pluggy.PluginManager, entry: EntryPoint) -> None:
         )
     else:
         _state.loaded[entry.name] = origin
+
+
+def _register(manager: pluggy.PluginManager, entry: EntryPoint) -> Registries:
+    """Imports a plugin, checks its hooks and returns what it brings."""
+    module: Any = entry.load()
+    manager.register(module, name=entry.name)
+    manager.check_pending()
+    if not manager.get_hookcallers(module):
+        raise ValueError("it implements no hook; mark webssl_register with @hookimpl")
+    others = [plugin for plugin in manager.get_plugins() if plugin is not module]
+    brought = Registries()
+    manager.subset_hook_caller("webssl_register", remove_plugins=others)(registries=brought)
+    return brought
 
 
 def describe() -> str:

@@ -15,12 +15,71 @@ SCOPE = "webssl_toolbox"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Returns ``"; did you mean 'x'?"`` or the list of valid names, to end an error message with."""
+    """Returns ``"; did you mean 'x'?"`` or the list of valid names, to end an error message."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; valid names: {', '.join(names)}" if names else "; there are none to choose from"
+
+
+# Annotations that a config can be checked against: the type, and how a message calls it.
+PLAIN: dict[str, tuple[Any, str]] = {
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": (str, "a string"),
+    "bool": (bool, "True or False"),
+    "None": (type(None), "None"),
+    "Dict": (Mapping, "a dict"),
+    "Sequence[Dict]": ((list, tuple), "a list of dicts"),
+}
+
+
+def check_value(where: str, value: Any, annotation: Any) -> None:
+    """Refuses a value that is not of its annotation, where that is made of plain types alone.
+
+    Raises:
+        ValueError: names ``where`` and the types that it takes.
+    """
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    names = text.split(" | ")
+    if not all(name in PLAIN for name in names):
+        return
+    fits = any(isinstance(value, PLAIN[name][0]) for name in names)
+    if not fits or (isinstance(value, bool) and "bool" not in names):
+        wanted = " or ".join(PLAIN[name][1] for name in names)
+        raise ValueError(f"{where} must be {wanted}, but it is {value!r}")
+
+
+def check_arguments(
+    cls: type, cfg: Mapping[str, Any], where: str, extra: Iterable[str] = ()
+) -> None:
+    """Checks names and plain types of the arguments in ``cfg`` against the signature of ``cls``.
+
+    Args:
+        cls: what ``cfg`` would build.
+        cfg: ``dict(type=..., **arguments)``.
+        where: path of ``cfg`` in the config, for the message.
+        extra: names that the caller supplies or consumes itself.
+
+    Raises:
+        ValueError: an unknown or a missing argument, or a value of another type.
+    """
+    parameters = inspect.signature(cls).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key, value in cfg.items():
+        if key in extra or key == "type":
+            continue
+        if key not in parameters:
+            raise ValueError(
+                f"{where}.{key}: {cfg['type']} takes no such argument"
+                f"{nearest(key, [*parameters, *extra])}"
+            )
+        check_value(f"{where}.{key}", value, parameters[key].annotation)
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in cfg and key not in extra:
+            raise ValueError(f"{where}: {cfg['type']} needs the argument {key!r}")
 
 
 class PluginRegistry(Registry):
@@ -41,20 +100,27 @@ class PluginRegistry(Registry):
 
         Raises:
             ValueError: nothing of that name is registered; names the nearest, and broken plugins.
+                Or its plugin cannot import it; names the plugin's distribution.
         """
         self.import_from_location()
         name = key.removeprefix(f"{SCOPE}.")
         entry = self._module_dict.get(name)
-        if entry is None:
-            from . import plugins
+        from . import plugins
 
+        if entry is None:
             raise ValueError(
                 f"{self.name} {key!r} is not known{nearest(name, self._module_dict)}"
                 f"{plugins.describe()}"
             )
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")
-            entry = self._module_dict[name] = getattr(import_module(module), attribute)
+            try:
+                entry = self._module_dict[name] = getattr(import_module(module), attribute)
+            except (ImportError, AttributeError) as error:
+                raise ValueError(
+                    f"{self.name} {key!r} of {plugins.owner(self.name, name)} cannot be imported "
+                    f"from {entry!r}: {error}"
+                ) from error
         return entry
 
     def __contains__(self, key: str) -> bool:
@@ -70,26 +136,15 @@ class PluginRegistry(Registry):
             extra: names that the caller supplies or consumes itself.
 
         Raises:
-            ValueError: no type, an unknown type, an unknown or a missing argument.
+            ValueError: no type, an unknown type; an unknown, missing or ill-typed argument.
         """
         if not isinstance(cfg, Mapping) or not isinstance(cfg.get("type"), str):
             raise ValueError(f"{where} must be a dict with a 'type', but it is {cfg!r}")
         try:
             cls = self.get(cfg["type"])
         except ValueError as error:
-            raise ValueError(f"{where}.type: {error}") from None
-        parameters = inspect.signature(cls).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            return cls
-        for key in cfg:
-            if key not in parameters and key != "type" and key not in extra:
-                raise ValueError(
-                    f"{where}.{key}: {cfg['type']} takes no such argument"
-                    f"{nearest(key, [*parameters, *extra])}"
-                )
-        for key, parameter in parameters.items():
-            if parameter.default is parameter.empty and key not in cfg and key not in extra:
-                raise ValueError(f"{where}: {cfg['type']} needs the argument {key!r}")
+            raise ValueError(f"{where}.type: {error}") from error.__cause__
+        check_arguments(cls, cfg, where, extra)
         return cls
 
     def create(self, cfg: Mapping[str, Any], where: str, **supplied: Any) -> Any:
@@ -99,7 +154,7 @@ class PluginRegistry(Registry):
         return cls(**arguments, **supplied)
 
 
-# Towers are a child of mmengine's MODELS: `type='webssl_toolbox.ViT'` works in any OpenMMLab config.
+# Towers are a child of mmengine's MODELS: `type='webssl_toolbox.ViT'` works in OpenMMLab configs.
 MODELS = PluginRegistry("model", parent=MMENGINE_MODELS, scope=SCOPE)
 SPACES = PluginRegistry("space", scope=SCOPE)
 OBJECTIVES = PluginRegistry("objective", scope=SCOPE)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .registry import nearest
+from .registry import check_value, nearest
 
 Schedule = Callable[[int, int], float]
 """``value = schedule(step, total)`` with ``0 <= step < total``."""
@@ -17,9 +17,7 @@ def constant(value: float) -> Schedule:
     return lambda step, total: value
 
 
-def cosine(
-    start: float, end: float = 0.0, warmup: int = 0, warmup_start: float = 0.0
-) -> Schedule:
+def cosine(start: float, end: float = 0.0, warmup: int = 0, warmup_start: float = 0.0) -> Schedule:
     """Linear warm-up from ``warmup_start`` to ``start``, then half a cosine to ``end``."""
     return _warmed(start, end, warmup, warmup_start, lambda t: (1 + math.cos(math.pi * t)) / 2)
 
@@ -49,11 +47,12 @@ def build(cfg: float | Mapping[str, Any], where: str) -> Schedule:
     """Builds a schedule from a number or ``dict(type='cosine', start=..., end=..., warmup=...)``.
 
     Raises:
-        ValueError: an unknown kind or argument, naming ``where`` and the nearest valid name.
+        ValueError: an unknown kind or argument, naming ``where`` and the nearest valid name; or a
+            value that is no number.
     """
-    if isinstance(cfg, int | float):
+    if isinstance(cfg, int | float) and not isinstance(cfg, bool):
         return constant(float(cfg))
-    if not isinstance(cfg, Mapping) or cfg.get("type") not in KINDS:
+    if not isinstance(cfg, Mapping) or str(cfg.get("type")) not in KINDS:
         kind = cfg.get("type") if isinstance(cfg, Mapping) else cfg
         raise ValueError(
             f"{where}: a schedule is a number or a dict with a type, not {kind!r}"
@@ -65,6 +64,7 @@ def build(cfg: float | Mapping[str, Any], where: str) -> Schedule:
     for key in arguments:
         if key not in valid:
             raise ValueError(f"{where}.{key}: {cfg['type']} takes no such{nearest(key, valid)}")
+        check_value(f"{where}.{key}", arguments[key], make.__annotations__[key])
     try:
         return make(**arguments)
     except TypeError as error:

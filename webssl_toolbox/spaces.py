@@ -19,6 +19,10 @@ class Space(nn.Module):
         """Makes room for encodings of ``tower``; calling it again changes nothing."""
         raise NotImplementedError
 
+    def holds(self, tower: str) -> bool:
+        """Returns whether encodings of ``tower`` can be mapped."""
+        return True
+
     def forward(self, x: Tensor, tower: str) -> Tensor:
         """Maps ``[..., width]`` of ``tower`` into the space."""
         raise NotImplementedError
@@ -59,6 +63,10 @@ class JointSpace(Space):
                 if self.bias:
                     nn.init.zeros_(linear.bias)
             self.project[tower] = linear
+
+    def holds(self, tower: str) -> bool:
+        """Returns whether ``tower`` was attached."""
+        return tower in self.project
 
     def use_scale(self) -> None:
         """Creates the temperature; contrastive objectives call it in ``setup``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from webssl_toolbox import Features, Need, Objective, Space, Tower
@@ -62,14 +63,29 @@ class SimSiam(Objective):
 
         ``std`` is that of unit projections times ``sqrt(dim)``: about 1 when they spread evenly.
         """
-        first, second = (self._project(features, need) for need in (self.first, self.second))
-        loss = agreement(self.predictor(first), second) + agreement(self.predictor(second), first)
+        x = torch.cat([self._embed(features, need) for need in (self.first, self.second)])
+        first, second = projected = by_view(self.projector, x)
+        to_second, to_first = by_view(self.predictor, torch.cat(projected))
+        loss = agreement(to_second, second) + agreement(to_first, first)
         spread = F.normalize(first.detach().float(), dim=1).std(0).mean() * self.dim**0.5
         return {"loss": -loss / 2, "std": spread}
 
-    def _project(self, features: Features, need: Need) -> Tensor:
-        x = features.embed(need, self.space) if self.space else features[need].pooled
-        return self.projector(x)
+    def _embed(self, features: Features, need: Need) -> Tensor:
+        return features.embed(need, self.space) if self.space else features[need].pooled
+
+
+def by_view(layers: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """Runs two views, joined in ``x`` ``[2 B, C]``, and returns both ``[B, C']``.
+
+    Each view has its own batch statistics, yet every linear map reads its weights once for both,
+    and writes their gradient once: at usual batch sizes, that is most of what such a head costs.
+    """
+    for layer in layers:
+        if isinstance(layer, SyncBatchNorm):
+            x = torch.cat([layer(view) for view in x.chunk(2)])
+        else:
+            x = layer(x)
+    return list(x.chunk(2))
 
 
 def agreement(prediction: Tensor, target: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""Gaussian blur on the device, batched, with a width of its own for each sample."""
+"""Gaussian blur on the device, batched, with a width of its own for each sample.
+
+Within 0.002 levels of 8 bits of the Gaussian in float64; Pillow, which approximates by box filters,
+is up to 5.2 levels and on average 0.4 away (bounded in tests/test_views_color.py).
+"""
 
 from __future__ import annotations
 

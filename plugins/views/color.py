@@ -2,6 +2,21 @@
 
 Parameters were drawn in the worker and travel with the sample, so nothing here has a random state.
 The first column of ``params`` says whether the operation was drawn for the sample at all.
+
+Distance to Pillow, which rounds each result to 8 bits and HSV too, on smooth coloured noise, in
+levels of 8 bits (bounded in tests/test_views_color.py):
+
+==============  =======  ====  ===================================================
+operation       largest  mean
+==============  =======  ====  ===================================================
+brightness          0.8  0.31
+contrast            1.1  0.32
+saturation          1.2  0.33
+hue                 8.6  0.36  exact against HSV in floating point
+grayscale           0.5  0.25
+solarize            0.0  0.00
+whole jitter      102    1.88  95 % within 4 levels; Pillow clamps after each step
+==============  =======  ====  ===================================================
 """
 
 from __future__ import annotations

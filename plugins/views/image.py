@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from webssl_toolbox.data.sample import Sample
-from webssl_toolbox.data.views import Transform
+from webssl_toolbox.data.views import Context, Transform
 
 from ._common import probability
 
@@ -49,14 +49,35 @@ class Background(Transform):
         return compose(value, [low + int(c * (256 - low)) for c in color])
 
 
-class RandomResizedCrop(Transform):
+class Sized(Transform):
+    """A transform to the side of a tower's input, so that a config says it once.
+
+    Args:
+        size: side of the result in pixels; None for that of the image tower.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self.size = 0 if size is None else positive("size", size)
+
+    def bind(self, context: Context) -> None:
+        """Takes the size of the image tower's input, unless one was given."""
+        if not self.size:
+            size = getattr(context.towers.get("image"), "input_size", None)
+            if size is None:
+                raise ValueError(
+                    f"{type(self).__name__}: give a size, since there is no image tower that has one"
+                )
+            self.size = size
+
+
+class RandomResizedCrop(Sized):
     """Cuts a random box of the image and resizes it to a square.
 
     Inception's augmentation (Szegedy et al. 2014, arXiv:1409.4842), with the sampling of
     ``torchvision.transforms.RandomResizedCrop``: ten tries, then the largest central box.
 
     Args:
-        size: side of the result in pixels.
+        size: side of the result in pixels; None for that of the image tower.
         scale: range of the box's share of the image's area.
         ratio: range of width / height, drawn uniformly in the logarithm.
         interpolation: ``'linear'`` or ``'cubic'``, see ``resize``.
@@ -64,12 +85,12 @@ class RandomResizedCrop(Transform):
 
     def __init__(
         self,
-        size: int,
+        size: int | None = None,
         scale: Sequence[float] = (0.2, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
         interpolation: str = "linear",
     ) -> None:
-        self.size = positive("size", size)
+        super().__init__(size)
         self.scale = interval("scale", scale, 1.0)
         self.log_ratio = tuple(log(r) for r in interval("ratio", ratio, float("inf")))
         self.interpolation = interpolation_flag(interpolation)
@@ -97,27 +118,29 @@ class RandomResizedCrop(Transform):
         return (height - h) // 2, (width - w) // 2, h, w
 
 
-class ResizeCenterCrop(Transform):
+class ResizeCenterCrop(Sized):
     """Resizes the shorter side, then cuts the central square: the usual view for evaluation.
 
     Args:
-        size: side of the result in pixels.
+        size: side of the result in pixels; None for that of the image tower.
         resize: shorter side before the cut, at least ``size`` (256 for 224 on ImageNet); None
             takes ``size``, the whole central square.
         interpolation: ``'linear'`` or ``'cubic'``, see ``resize``.
     """
 
-    def __init__(self, size: int, resize: int | None = None, interpolation: str = "linear") -> None:
-        self.size = positive("size", size)
-        self.resize = size if resize is None else resize
-        if self.resize < size:
+    def __init__(
+        self, size: int | None = None, resize: int | None = None, interpolation: str = "linear"
+    ) -> None:
+        super().__init__(size)
+        self.resize = resize
+        if resize is not None and resize < self.size:
             raise ValueError(f"resize must be at least size={size}, but it is {resize}")
         self.interpolation = interpolation_flag(interpolation)
 
     def __call__(self, value: Any, sample: Sample, rng: np.random.Generator) -> Any:
         height, width = value.shape[:2]
-        short = min(height, width)
-        height, width = self.resize * height // short, self.resize * width // short
+        short, wanted = min(height, width), self.resize or self.size
+        height, width = wanted * height // short, wanted * width // short
         image = resize(opaque(value), height, width, self.interpolation)
         top, left = round((height - self.size) / 2), round((width - self.size) / 2)
         return image[top : top + self.size, left : left + self.size]
@@ -157,10 +180,12 @@ def opaque(image: np.ndarray) -> np.ndarray:
 
 def compose(image: np.ndarray, color: Sequence[int]) -> np.ndarray:
     """Composes uint8 RGBA ``[H, W, 4]``, straight alpha, over a colour; returns ``[H, W, 3]``."""
-    alpha = image[:, :, 3:].astype(np.uint16)
-    mixed = image[:, :, :3] * alpha
-    mixed += (255 - alpha) * np.array(color, dtype=np.uint16) + np.uint16(128)
-    # Division by 255, rounded, exact for all sums of two products (Blinn 1995).
+    # Alpha as three channels: numpy is slow along an axis of three that it must broadcast.
+    alpha = cv2.cvtColor(image[:, :, 3], cv2.COLOR_GRAY2RGB).astype(np.uint16)
+    mixed: np.ndarray = cv2.cvtColor(image, cv2.COLOR_RGBA2RGB) * alpha
+    mixed += (255 - alpha) * np.array(color, dtype=np.uint16)
+    # Division by 255, rounded, exact for such sums (Blinn 1995).
+    mixed += 128
     mixed += mixed >> 8
     mixed >>= 8
     return mixed.astype(np.uint8)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
+from typing import Any
+
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 
 @lru_cache(maxsize=4096)
@@ -17,8 +20,18 @@ def stable_hash(text: str) -> int:
 def sample_rng(seed: int, epoch: int, index: int, name: str = "") -> np.random.Generator:
     """Returns the generator of one sample in one view.
 
-    Philox is counter-based: any key starts a stream of its own, at the cost of a microsecond,
+    Philox is counter-based: any key starts a stream of its own, at the cost of microseconds,
     and two views of a sample do not share draws.
     """
     key = np.array([stable_hash(f"{seed}/{name}"), (epoch << 40) | index], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
+    return np.random.Generator(np.random.Philox(_Key(key)))
+
+
+class _Key(ISeedSequence):
+    """Hands a ready key to Philox, whose ``key=`` would also ask the system for entropy."""
+
+    def __init__(self, key: np.ndarray) -> None:
+        self.key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        return self.key

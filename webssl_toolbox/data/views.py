@@ -54,7 +54,12 @@ class DeviceTransform:
         return np.zeros(0, dtype=np.float32)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        """Transforms float images ``[B, 3, H, W]`` in [0, 1]; ``params`` is ``[B, P]``."""
+        """Transforms float images ``[B, 3, H, W]`` in [0, 1], which may be overwritten.
+
+        Args:
+            images: the batch.
+            params: ``[B, P]``, as drawn.
+        """
         raise NotImplementedError
 
 
@@ -131,8 +136,10 @@ class Pipeline:
 
     def finish(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Turns uint8 ``[B, H, W, 3]`` into float ``[B, 3, H, W]`` through the device steps."""
-        # A permuted NHWC batch *is* channels_last: convnets take it without a copy.
-        images = batch[self.name].permute(0, 3, 1, 2).float().mul_(1 / 255)
+        # Planar: the colour operations walk one channel at a time. It halves their cost on a CPU.
+        planar = torch.contiguous_format
+        images = batch[self.name].permute(0, 3, 1, 2).to(torch.float32, memory_format=planar)
+        images = images.mul_(1 / 255)
         for i, step in enumerate(self.device):
             images = step.apply(images, batch[f"{self.name}@{i}"])
         return images

@@ -11,6 +11,18 @@ from mmengine.config import Config
 
 from ..registry import nearest
 
+# Dicts of named entries, of which an override or a None must hit one. Other dicts have a type or
+# are a section: those are checked against a class, whose defaults a config need not spell out.
+NAMED = (
+    "model.towers.",
+    "model.spaces.",
+    "model.objectives.",
+    "train_dataloader.views.",
+    "evaluation.evaluators.",
+    "hooks.",
+    "vis_backends.",
+)
+
 
 def load_config(path: str | Path, options: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a config with what it inherits, and overrides it.
@@ -43,6 +55,10 @@ def _read(path: Path) -> dict[str, Any]:
         cfg = Config.fromfile(str(path), import_custom_modules=False, format_python_code=False)
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
+    except OSError:
+        raise
+    except Exception as error:  # a config is a program: it may raise anything
+        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     return cfg.to_dict()
 
 
@@ -61,12 +77,16 @@ def _check_removals(cfg: Mapping[str, Any], bases: list[Any], path: Path, where:
         known = [base for base in bases if isinstance(base, Mapping) and key in base]
         if isinstance(value, Mapping):
             _check_removals(value, [base[key] for base in known], path, f"{where}{key}.")
-        elif value is None and where.startswith(("model.", "train_dataloader.views.")) and not known:
+        elif value is None and _is_named(cfg, where) and not known:
             names = {name for base in bases if isinstance(base, Mapping) for name in base}
             raise ValueError(
                 f"{path}: {where}{key} = None removes nothing, since no base config has it"
                 f"{nearest(key, names)}"
             )
+
+
+def _is_named(node: Mapping[str, Any], path: str) -> bool:
+    return path.startswith(NAMED) and "type" not in node
 
 
 def _override(cfg: dict[str, Any], option: str) -> None:
@@ -77,10 +97,7 @@ def _override(cfg: dict[str, Any], option: str) -> None:
     node: Any = cfg
     for depth, key in enumerate(parents):
         node = _child(node, key, ".".join(parents[: depth + 1]))
-    # A dict with a type is checked against its class, and a section against its dataclass: both
-    # take valid keys that the config leaves at their default. A dict of names must have the name.
-    named = path.startswith(("model.", "train_dataloader.views.", "evaluation.evaluators."))
-    if isinstance(node, list) or (named and "type" not in node and last not in node):
+    if not isinstance(node, Mapping) or (_is_named(node, path) and last not in node):
         _child(node, last, path)
     node[int(last) if isinstance(node, list) else last] = _literal(text)
 
@@ -90,7 +107,8 @@ def _child(node: Any, key: str, path: str) -> Any:
         return node[int(key)]
     if isinstance(node, Mapping) and key in node:
         return node[key]
-    names = node if isinstance(node, Mapping) else map(str, range(len(node or ())))
+    names = list(map(str, range(len(node)))) if isinstance(node, list) else node
+    names = names if isinstance(names, Mapping | list) else ()
     raise ValueError(f"--cfg-options: the config has no {path}{nearest(key, names)}")
 
 

@@ -37,6 +37,7 @@ class OptimWrapper(MMOptimWrapper):
             if key in optimizer
         }
         super().__init__(_build(optimizer, model, device, where))
+        self.names = {p: name for name, p in model.named_parameters() if p.requires_grad}
         self.bound = cfg.clip_grad
         bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and has_native_bf16(device))
         self.precision = "bf16" if bf16 else "fp32"
@@ -61,10 +62,21 @@ class OptimWrapper(MMOptimWrapper):
             Whether the gradient is finite, bool ``[]``: else the step is not taken; and its norm
             before clipping, ``[]``. Both on the device, equal on all ranks (gradients are already
             averaged). The host does not wait for either.
+
+        Raises:
+            ValueError: a trainable parameter got no gradient. Under data parallelism that makes a
+                step silently wrong.
         """
         loss.backward()
-        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        parameters = list(self.names)
         gradients = [p.grad for p in parameters if p.grad is not None]
+        if len(gradients) < len(parameters):
+            unused = [name for p, name in self.names.items() if p.grad is None]
+            raise ValueError(
+                f"no objective trains {', '.join(unused[:3])}{' ...' * (len(unused) > 3)} "
+                f"({len(unused)} parameters); remove what they belong to from the config, or add "
+                "an objective that trains it"
+            )
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         finite = norm.isfinite()
         if self.bound is not None:

@@ -8,7 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.views import check_views
-from ..registry import DATASETS, EVALUATORS, HOOKS, MODELS, OBJECTIVES, SPACES, VIEWS, nearest
+from ..pretrainer import Pretrainer
+from ..registry import (
+    DATASETS,
+    EVALUATORS,
+    HOOKS,
+    MODELS,
+    OBJECTIVES,
+    SPACES,
+    VIEWS,
+    check_arguments,
+    check_value,
+    nearest,
+)
 from ..schedules import build as build_schedule
 
 Dict = Mapping[str, Any]
@@ -113,6 +125,15 @@ SECTIONS = {
     "train_cfg": TrainCfg,
     "evaluation": EvaluationCfg,
 }
+LEAST = {
+    "train_dataloader.batch_size": 1,
+    "train_dataloader.num_workers": 0,
+    "train_cfg.max_iters": 1,
+    "train_cfg.log_interval": 0,
+    "train_cfg.checkpoint_interval": 0,
+    "train_cfg.keep_checkpoints": 1,
+    "evaluation.interval": 0,
+}
 
 
 def settings_from(cfg: Dict) -> Settings:
@@ -145,15 +166,19 @@ def _checked(section: type, cfg: Any, where: str) -> dict[str, Any]:
         required = f.default is f.default_factory is dataclasses.MISSING
         if required and name not in cfg:
             raise ValueError(f"the config lacks {prefix}{name}")
-        if f.type == "int" and name in cfg and not isinstance(cfg[name], int):
-            raise ValueError(f"{prefix}{name} must be a whole number, but it is {cfg[name]!r}")
+        if name in cfg:
+            check_value(f"{prefix}{name}", cfg[name], f.type)
+            least = LEAST.get(f"{prefix}{name}")
+            if least is not None and cfg[name] < least:
+                raise ValueError(f"{prefix}{name} must be at least {least}, but it is {cfg[name]}")
     return dict(cfg)
 
 
 def _check_types(settings: Settings) -> None:
     model = dict(settings.model)
     model.setdefault("type", "Pretrainer")
-    MODELS.check(model, "model")
+    if not issubclass(MODELS.check(model, "model"), Pretrainer):
+        raise ValueError(f"model.type must be a Pretrainer, which {model['type']!r} is not")
     for section, registry, extra in (
         ("towers", MODELS, ()),
         ("spaces", SPACES, ()),
@@ -171,12 +196,30 @@ def _check_types(settings: Settings) -> None:
         EVALUATORS.check(entry, f"evaluation.evaluators.{name}")
     for name, entry in _entries(settings.hooks, "hooks"):
         HOOKS.check(entry, f"hooks.{name}")
+    for name, entry in _entries(settings.vis_backends, "vis_backends"):
+        _check_backend(entry, f"vis_backends.{name}")
+    for key in ("lr", "weight_decay"):
+        if key in settings.optim_wrapper.optimizer:
+            build_schedule(settings.optim_wrapper.optimizer[key], f"optim_wrapper.optimizer.{key}")
     precisions = ("auto", "fp32", "bf16")
     if settings.optim_wrapper.precision not in precisions:
         raise ValueError(
             f"optim_wrapper.precision {settings.optim_wrapper.precision!r} is not known"
             f"{nearest(str(settings.optim_wrapper.precision), precisions)}"
         )
+
+
+def _check_backend(cfg: Any, where: str) -> None:
+    import mmengine.visualization  # noqa: F401 - fills the registry
+    from mmengine.registry import VISBACKENDS
+
+    name = str(cfg.get("type") if isinstance(cfg, Mapping) else cfg)
+    # Not `VISBACKENDS.get`, which imports any dotted path.
+    if name not in VISBACKENDS.module_dict:
+        raise ValueError(
+            f"{where}.type {name!r} is not known{nearest(name, VISBACKENDS.module_dict)}"
+        )
+    check_arguments(VISBACKENDS.module_dict[name], cfg, where, extra=["save_dir"])
 
 
 def _entries(cfg: Any, where: str) -> list[tuple[str, Dict]]:

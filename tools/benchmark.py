@@ -1,0 +1,277 @@
+"""A training step, relative to what its bare towers cost.
+
+    python tools/benchmark.py [--methods clip declip simsiam] [--rounds 7] [--json out.json]
+    python tools/benchmark.py --device cuda --precision bf16
+
+The **step** is all that a training iteration computes once its inputs lie on the device: the
+pretrainer's forward, backward, gradient norm, optimizer step and ``after_step``. The **bound** is
+the least that a program computes which encodes each view by itself: the same towers forward and
+backward on the same views, one view a call, captions padded to 77 tokens, gradients from the sum of
+the pooled outputs, and a fused AdamW step over the towers. No losses, heads or spaces.
+
+Both alternate in one run on one thread, since the load of a machine changes from minute to minute:
+ratios hold, absolute times do not. On a CPU they are the process's own seconds, without the time it
+waits for a core; on a GPU they are wall seconds, synchronised. FLOPs (of matrix products,
+convolutions and attention) and ATen calls are counted, and do not vary at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from webssl_toolbox.data.collate import Tokens, collate
+from webssl_toolbox.engine import settings
+from webssl_toolbox.engine.optim import OptimWrapper
+from webssl_toolbox.objective import Need, Progress
+from webssl_toolbox.pretrainer import Pretrainer
+from webssl_toolbox.registry import MODELS
+from webssl_toolbox.towers import Part, Segment
+
+CONTEXT, CAPTION = 77, 20  # tokens that the bound pads to, and tokens that a caption has
+HIDDEN = 0.15  # of the words, for masked language modelling
+OPTIMIZER = dict(lr=1e-4, weight_decay=0.1, betas=(0.9, 0.98))
+
+VIT = dict(type="ViT", patch_size=16, width=384, depth=12, heads=6, input_size=96)
+RESNET = dict(type="CLIPResNet", depths=(3, 4, 6, 3), width=64, input_size=64, pool="mean")
+TEXT = dict(type="TextTransformer", width=256, depth=4, heads=4)
+JOINT = dict(joint=dict(type="JointSpace", dim=512))
+DECLIP = dict(
+    clip=dict(type="CLIP", weight=0.4),
+    multi_view=dict(type="MultiView", weight=0.2),
+    simsiam=dict(type="SimSiam", dim=1024, hidden=512, space="joint", weight=0.2),
+    mlm=dict(type="MLM", text="text", weight=0.2),
+    nn_queue=dict(type="NNQueue", size=8192, weight=0.2),
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A model and its batch."""
+
+    objectives: dict[str, Any]
+    towers: dict[str, Any] = field(default_factory=lambda: dict(image=VIT, text=TEXT))
+    spaces: dict[str, Any] = field(default_factory=lambda: JOINT)
+    batch: int = 8
+
+    def model(self) -> Pretrainer:
+        """Returns the pretrainer, in training mode."""
+        model = MODELS.build(
+            dict(
+                type="Pretrainer",
+                towers=self.towers,
+                spaces=self.spaces,
+                objectives=self.objectives,
+            )
+        )
+        assert isinstance(model, Pretrainer)
+        return model.train()
+
+
+METHODS = {
+    "clip": Method(dict(clip=dict(type="CLIP")), batch=16),
+    # As in the released code: CLIP reads the masked caption, so one pass serves CLIP and MLM.
+    "declip": Method(DECLIP),
+    # As in the paper's figure: CLIP reads a clean caption, MLM a third, masked text view.
+    "declip_clean": Method(DECLIP | dict(mlm=dict(type="MLM", text="text_mlm", weight=0.2))),
+    "simsiam": Method(dict(simsiam=dict(type="SimSiam")), dict(image=RESNET), {}, batch=16),
+}
+
+Step = Callable[[], None]
+
+
+def draw_inputs(model: Pretrainer, rows: int, seed: int = 0) -> dict[str, Tensor]:
+    """Draws a batch of noise: images, and captions with hidden words, collated as by the loader."""
+    rng = np.random.default_rng(seed)
+    return collate([_draw_row(model, rng) for _ in range(rows)])
+
+
+def _draw_row(model: Pretrainer, rng: np.random.Generator) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for view in sorted(model.needed_inputs()):
+        if not view.startswith("text"):
+            size: Any = model.towers["image"].input_size
+            row[view] = rng.standard_normal((3, size, size), dtype=np.float32)
+            continue
+        tokenizer: Any = model.towers["text"].tokenizer
+        words = rng.integers(1, tokenizer.sot, size=CAPTION - 2)
+        ids = np.array([tokenizer.sot, *words, tokenizer.eot])
+        index = 1 + np.sort(rng.permutation(len(words))[: round(HIDDEN * len(words))])
+        hidden = ids.copy()
+        hidden[index] = tokenizer.mask
+        row[view] = Tokens(hidden, int(rng.integers(1 << 40)), index, ids[index])
+    return row
+
+
+def ours(method: Method, device: torch.device, precision: str = "fp32") -> tuple[Step, Pretrainer]:
+    """Returns a training step of the toolbox, as its runner takes it, and the model."""
+    model = method.model().to(device, memory_format=torch.channels_last)
+    wrapper = settings.OptimWrapper(dict(type="AdamW", **OPTIMIZER), precision=precision)
+    optimizer = OptimWrapper(wrapper, model, device)
+    inputs = to_device(draw_inputs(model, method.batch), device)
+
+    def step() -> None:
+        model.step += 1
+        optimizer.schedule(model.step, model.total)
+        with optimizer.autocast():
+            losses, _ = model(inputs)
+        finite, _ = optimizer.update(torch.stack(list(losses.values())).sum())
+        model.after_step(Progress(model.step, model.total, finite))
+
+    return step, model
+
+
+def bound(method: Method, device: torch.device, precision: str = "fp32") -> Step:
+    """Returns a step of the bare towers, view by view."""
+    model = method.model().to(device, memory_format=torch.channels_last)
+    inputs = to_device(draw_inputs(model, method.batch), device)
+    calls = [
+        (model.towers[tower], padded(view, inputs[view]))
+        for tower, needs in model.plan.items()
+        for view in sorted({str(need.view) for need in needs})
+    ]
+    towers = nn.ModuleList(model.towers.values())
+    optimizer = torch.optim.AdamW(towers.parameters(), **OPTIMIZER, fused=True)  # type: ignore[arg-type]
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            pooled = [tower([segment])[0].pooled for tower, segment in calls]
+        torch.stack([x.sum() for x in pooled]).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def padded(view: str, data: Tensor) -> Segment:
+    """Returns a view by itself; a caption as if all of ``CONTEXT`` tokens were words."""
+    length = None
+    if view.startswith("text"):
+        data = nn.functional.pad(data, (0, CONTEXT - data.shape[1]))
+        length = torch.full((len(data),), CONTEXT)
+    return Segment(Need("", view), (Part(view, data, length),))
+
+
+def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Moves a batch as the runner does: lengths stay on the host, images are channels_last."""
+    moved = {}
+    for name, value in inputs.items():
+        value = value if name.endswith(".length") else value.to(device)
+        images = value.ndim == 4
+        moved[name] = value.to(memory_format=torch.channels_last) if images else value
+    return moved
+
+
+class Operations(TorchDispatchMode):
+    """Counts the ATen calls below autograd, by name: on a GPU, about one launch each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.calls[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count(step: Step) -> tuple[int, Counter[str]]:
+    """Returns the FLOPs of a step and its ATen calls; run it once before, to have optimizer state."""
+    with FlopCounterMode(display=False) as flops:
+        step()
+    with Operations() as operations:
+        step()
+    return flops.get_total_flops(), operations.calls
+
+
+def seconds(step: Step, device: torch.device) -> float:
+    """Times one step."""
+    if device.type == "cpu":
+        start = time.process_time()
+        step()
+        return time.process_time() - start
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    step()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def measure(name: str, rounds: int, device: torch.device, precision: str) -> dict[str, Any]:
+    """Counts and times one method against its bound."""
+    method = METHODS[name]
+    steps = {"ours": ours(method, device, precision)[0], "bound": bound(method, device, precision)}
+    for step in steps.values():
+        step()
+    counts = {who: count(step) for who, step in steps.items()}
+    times: dict[str, list[float]] = {who: [] for who in steps}
+    for i in range(rounds):
+        for who in sorted(steps, reverse=bool(i % 2)):
+            times[who].append(seconds(steps[who], device))
+    ratios = [a / b for a, b in zip(times["ours"], times["bound"], strict=True)]
+    return {
+        "method": name,
+        "batch": method.batch,
+        "median_ratio": statistics.median(ratios),
+        "min_ratio": min(times["ours"]) / min(times["bound"]),
+        "flops_ratio": counts["ours"][0] / counts["bound"][0],
+        "gflops": {who: flops / 1e9 for who, (flops, _) in counts.items()},
+        "aten_calls": {who: calls.total() for who, (_, calls) in counts.items()},
+        "seconds": times,
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Returns the results in Markdown."""
+    lines = [
+        "| method | batch | step / bound, median | min / min | FLOPs / bound | GFLOPs | ATen calls "
+        "| of the bound | median step, ms |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for r in results:
+        lines.append(
+            f"| {r['method']} | {r['batch']} | {r['median_ratio']:.3f} | {r['min_ratio']:.3f} "
+            f"| {r['flops_ratio']:.3f} | {r['gflops']['ours']:.1f} | {r['aten_calls']['ours']} "
+            f"| {r['aten_calls']['bound']} | {statistics.median(r['seconds']['ours']) * 1e3:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--rounds", type=int, default=7, help="alternated steps of each side")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device here: nothing measured")
+        return
+    torch.set_num_threads(1)
+    results = []
+    for name in args.methods:
+        results.append(measure(name, args.rounds, torch.device(args.device), args.precision))
+        print(f"{name}: {results[-1]['median_ratio']:.3f}", file=sys.stderr, flush=True)
+    print(table(results))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
