@@ -4,7 +4,7 @@
 #
 # Hardware: 2 CPU cores, about 10 minutes, evaluation included. Data: the embedded corpus.
 # Result: see docs/results.md.
-_base_ = ['declip_r50.py']
+_base_ = ["declip_r50.py"]
 
 model = dict(
     towers=dict(

@@ -5,12 +5,12 @@
 # Hardware: one GPU. Data: the embedded corpus; a ViT wants far more than its 1,737 training
 # concepts, so take your own pairs for anything but a trial.
 # Result: not yet measured on a GPU.
-_base_ = ['declip_r50.py']
+_base_ = ["declip_r50.py"]
 
 model = dict(
     towers=dict(
         image=dict(
-            _delete_=True, type='ViT', patch_size=16, width=384, depth=12, heads=6, input_size=96
+            _delete_=True, type="ViT", patch_size=16, width=384, depth=12, heads=6, input_size=96
         )
     )
 )

@@ -1,10 +1,9 @@
 """The towers against plain implementations of the same functions, in float64."""
 
 import math
-
-import numpy as np
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F

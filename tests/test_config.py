@@ -184,6 +184,15 @@ MISTAKES = [
     ("evaluation/evaluators", [], ["evaluation.evaluators must be a dict"]),
     ("hooks", [step("Beeper")], ["hooks must be a dict"]),
     ("seed", "0", ["seed must be a whole number"]),
+    # values that only the class itself can judge
+    ("model/towers/image/depths", None, ["model.towers.image: CLIPResNet cannot be built"]),
+    ("model/towers/text/width", -1, ["model.towers.text: TextTransformer cannot be built"]),
+    ("model/spaces/joint/dim", -1, ["model: Pretrainer cannot be built", "-1"]),
+    ("model/towers/text", step("EMA", of="towers.image", momentum="x"), ["momentum", "'x'"]),
+    ("model/towers/text", step("EMA", of="image"), ["'towers.<name>'", "'image'"]),
+    ("model/towers/text", step("EMA", of="towers.imgae"), ["'imgae'"]),
+    ("model/towers/text", step("EMA", of="towers.text"), ["text"]),
+    ("evaluation/evaluators/knn/splits", "x", ["evaluation.evaluators.knn", "cannot be built"]),
 ]
 
 
@@ -220,7 +229,7 @@ def test_a_hundred_random_typos_are_refused():
             node[last] = typo
         else:
             node[typo] = node.pop(last)
-        with pytest.raises(ValueError, match="known|lacks|takes no such|needs the argument"):
+        with pytest.raises(ValueError, match=r"known|lacks|takes no such|needs the argument"):
             settings_from(cfg)
 
 

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from webssl_toolbox.data import image as image_reading
-from webssl_toolbox.data.image import read_image
+
 from webssl_plugins.datasets._common import PackedStrings
 from webssl_plugins.datasets.folder import ImageFolder
 from webssl_plugins.datasets.image_text import ImageTextList
-
+from webssl_toolbox.data import image as image_reading
+from webssl_toolbox.data.image import read_image
 from webssl_toolbox.data.sample import UnreadableSample
 
 RNG = np.random.default_rng(0)

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from webssl_plugins.views.eda import EDA, random_deletion, random_swap, synonym_replacement
-from webssl_plugins.views._wordnet import DATA_FILES, read_synonyms
 
+from webssl_plugins.views._wordnet import DATA_FILES, read_synonyms
+from webssl_plugins.views.eda import EDA, random_deletion, random_swap, synonym_replacement
 from webssl_toolbox.data.sample import Sample
 
 SAMPLE = Sample(image=None)

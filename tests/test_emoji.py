@@ -8,7 +8,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from webssl_plugins.datasets import _emoji_render
+from webssl_plugins.datasets._emoji_render import DATA, open_renders, read_data
 from webssl_plugins.datasets.emoji import (
     SPLITS,
     TEST_DESIGNERS,
@@ -18,8 +20,6 @@ from webssl_plugins.datasets.emoji import (
     sources,
     synonyms,
 )
-from webssl_plugins.datasets._emoji_render import DATA, open_renders, read_data
-
 from webssl_toolbox.data.rng import sample_rng
 from webssl_toolbox.data.sample import Dataset
 

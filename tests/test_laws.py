@@ -1,4 +1,4 @@
-"""Laws that a reader of one file cannot see: who imports whom, where collectives are, what is banned."""
+"""Laws that no single file shows: who imports whom, where collectives are, what is banned."""
 
 import ast
 import sys
@@ -110,8 +110,7 @@ def collectives(node):
             if ast.unparse(child.value) in homes:
                 found.add(ast.unparse(child))
         elif isinstance(child, ast.Call) and ast.unparse(child.func) == "getattr":
-            if ast.unparse(child.args[0]) in homes:
-                found.add(ast.unparse(child.args[0]))
+            found |= {ast.unparse(child.args[0])} & homes
     return found
 
 

@@ -80,8 +80,8 @@ BROKEN = {
         "unknown hook 'webssl_regsiter'",
     ),
     "wrong argument": (
-        "from webssl_toolbox import hookimpl\n@hookimpl\ndef webssl_register(registry):\n    pass\n",
-        "registry",
+        "from webssl_toolbox import hookimpl\n@hookimpl\ndef webssl_register(shelves):\n    0\n",
+        "shelves",
     ),
     "forgotten mark": ("def webssl_register(registries):\n    pass\n", "it implements no hook"),
     "no class": (HEAD + "registries.objectives['Acme'] = 'my_pkg'\n", "'module:Class'"),

@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import Hook
+from safetensors.torch import load_file
 
+from webssl_toolbox.data import loader
 from webssl_toolbox.data.sample import Sample
 from webssl_toolbox.engine import checkpoint
 from webssl_toolbox.engine.finite import LIMIT, NonFinite
@@ -22,7 +25,7 @@ from webssl_toolbox.registry import DATASETS
 from . import cases
 
 ROOT = Path(__file__).parents[1]
-WORDS = "red green blue dark light big small round flat long old new cat dog car tree".split()
+WORDS = "red green blue dark light big small round flat long old new cat dog car tree"
 
 
 @DATASETS.register_module()
@@ -38,7 +41,7 @@ class Stripes:
     def load(self, index, rng):
         pattern = np.random.default_rng(index)
         image = np.repeat(pattern.integers(0, 256, (9, 1, 3)), 4, axis=0).repeat(36, axis=1)
-        words = pattern.choice(WORDS, size=3 + index % 5)
+        words = pattern.choice(WORDS.split(), size=3 + index % 5)
         return Sample(image.astype(np.uint8), (" ".join(words), "a " + " ".join(words)), index % 4)
 
 
@@ -100,9 +103,6 @@ def test_a_run_writes_what_it_promises(tmp_path):
 
 def test_each_loss_falls_on_fixed_inputs(tmp_path):
     runner = Runner(config(train_cfg__max_iters=60), tmp_path)
-    runner.train_cfg_fixed = None
-    from webssl_toolbox.data import loader
-
     batch = next(loader.batches(runner.dataset, runner.views, 8, 0))
     history = {}
     runner.model.train()
@@ -146,32 +146,32 @@ def _stop_after(step):
     return call_hook
 
 
+class Poison(Hook):
+    """Makes the temperature infinite after two good steps, and sees that nothing else changes."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if batch_idx == 2:
+            self.good = self.state(runner)
+        if batch_idx >= 2:
+            with torch.no_grad():
+                runner.model.spaces["joint"].logit_scale.fill_(float("nan"))
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if batch_idx >= 2:
+            for name, value in self.state(runner).items():
+                assert torch.equal(value, self.good[name]), name
+
+    def state(self, runner):
+        state = runner.model.state_dict()
+        return {name: value.clone() for name, value in state.items() if "logit_scale" not in name}
+
+
 def test_a_step_that_is_not_finite_is_skipped_and_many_stop_the_run(tmp_path):
-    class Poison:
-        def __getattr__(self, name):
-            return lambda *a, **k: None
-
-        def before_train_iter(self, runner, batch_idx, data_batch):
-            self.before = runner.digest() if batch_idx == 2 else getattr(self, "before", None)
-            if batch_idx >= 2:
-                with torch.no_grad():
-                    runner.model.spaces["joint"].logit_scale.fill_(float("nan"))
-
     runner = Runner(config(train_cfg__max_iters=40), tmp_path)
-    weights = {}
-
-    class Watch(Poison):
-        def after_train_iter(self, runner, batch_idx, **_):
-            state = {k: v.clone() for k, v in runner.model.state_dict().items() if "scale" not in k}
-            if batch_idx == 1:
-                weights.update(state)
-            elif batch_idx > 1:
-                assert all(torch.equal(state[k], weights[k]) for k in weights), batch_idx
-
-    runner.hooks = [Watch()]
+    runner.hooks = [Poison()]
     with pytest.raises(NonFinite, match=r"clip.loss.*lr"):
         runner.train()
-    assert 2 + LIMIT <= runner.iter <= 3 + LIMIT
+    assert 2 + LIMIT <= runner.iter <= 3 + LIMIT  # the flag is read one step late
 
 
 def test_an_untrained_parameter_is_named(tmp_path):
@@ -212,7 +212,7 @@ def launch(work, changes, precision="single", ranks=1):
         script = work.parent / f"driver_{work.name}.py"
         script.write_text(DRIVER)
         argv = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        argv += [str(script), *argv[:0], str(work), json.dumps(changes), precision]
+        argv += [str(script), str(work), json.dumps(changes), precision]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, *argv], env=env, cwd=ROOT, start_new_session=True)
 
@@ -221,7 +221,9 @@ def finish(process):
     assert process.wait(timeout=300) == 0
 
 
-@pytest.mark.parametrize(("precision", "steps", "bound"), [("double", 20, 1e-9), ("single", 1, 1e-5)])
+@pytest.mark.parametrize(
+    ("precision", "steps", "bound"), [("double", 20, 1e-9), ("single", 1, 1e-5)]
+)
 def test_torchrun_on_two_ranks_equals_one_process(tmp_path, precision, steps, bound):
     changes = dict(train_cfg__max_iters=steps, train_cfg__log_interval=1)
     runs = [launch(tmp_path / f"ranks{n}", changes, precision, n) for n in (1, 2)]
@@ -230,8 +232,6 @@ def test_torchrun_on_two_ranks_equals_one_process(tmp_path, precision, steps, bo
     one, two = (rows(tmp_path / f"ranks{n}") for n in (1, 2))
     assert len(one) == len(two) == steps
     states = [checkpoint.latest(tmp_path / f"ranks{n}" / "checkpoints") for n in (1, 2)]
-    from safetensors.torch import load_file
-
     first, second = (load_file(state / "model.safetensors") for state in states)
     for name, value in first.items():
         scale = value.double().abs().max().clamp(min=1)

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import ftfy
 import pytest
+
 from webssl_plugins.backbones._clip_bpe import VOCABULARY, CLIPTokenizer
 
 KNOWN = {

@@ -113,7 +113,9 @@ class ToyKoLeo(Objective):
         others = dist.gather(local)
         similarity = local @ others.T
         rows = torch.arange(len(local))
-        similarity = similarity.index_put((rows, rows + dist.row_offset(len(local))), torch.tensor(-1.0).to(local))
+        similarity = similarity.index_put(
+            (rows, rows + dist.row_offset(len(local))), torch.tensor(-1.0).to(local)
+        )
         return {"loss": -(1 - similarity.max(1).values + 1e-4).log().mean()}
 
 

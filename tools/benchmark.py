@@ -191,7 +191,7 @@ class Operations(TorchDispatchMode):
 
 
 def count(step: Step) -> tuple[int, Counter[str]]:
-    """Returns the FLOPs of a step and its ATen calls; run it once before, to have optimizer state."""
+    """Returns the FLOPs of a step, which has run before (optimizer state), and its ATen calls."""
     with FlopCounterMode(display=False) as flops:
         step()
     with Operations() as operations:

@@ -35,7 +35,7 @@ _HOMES = {
     "hookimpl": "hookspecs",
     "load": "loading",
 }
-__all__ = [*sorted(_HOMES), "dist"]  # noqa: PLE0604
+__all__ = [*sorted(_HOMES), "dist"]
 
 
 def __getattr__(name: str) -> Any:

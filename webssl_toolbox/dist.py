@@ -97,13 +97,13 @@ def gather(x: Tensor) -> Tensor:
     if world_size() == 1:
         return x
     if x.requires_grad and torch.is_grad_enabled():
-        return _Gather.apply(x)
+        return _Gather.apply(x)  # type: ignore[no-untyped-call]
     return _all_gather(x)
 
 
 def all_sum(x: Tensor) -> Tensor:
     """Sums ``x`` over ranks, with gradient (each rank receives the sum of all ranks' gradients)."""
-    return _AllSum.apply(x) if world_size() > 1 else x
+    return x if world_size() == 1 else _AllSum.apply(x)  # type: ignore[no-untyped-call]
 
 
 def mean(total: Tensor, count: Tensor | int) -> Tensor:

@@ -47,7 +47,8 @@ class EMA(Tower, Space):
 
     def num_patches(self, size: int | None = None) -> int:
         """As the source's."""
-        return self.module.num_patches(size)
+        module: Any = self.module
+        return module.num_patches(size)
 
     @torch.no_grad()
     def forward(self, *args: Any) -> Any:
@@ -60,7 +61,7 @@ class EMA(Tower, Space):
 
         Buffers (BatchNorm statistics) follow like parameters; integers are copied.
         """
-        rate: float | Tensor = 1 - self.momentum(progress.step - 1, progress.total)
+        rate = 1 - self.momentum(progress.step - 1, progress.total)
         mine, theirs = _floats(self.module), _floats(self.__dict__["online"])
         if progress.finite is None:
             torch._foreach_lerp_(mine, theirs, rate)
@@ -73,5 +74,3 @@ class EMA(Tower, Space):
 def _floats(module: nn.Module) -> list[Tensor]:
     tensors = [*module.parameters(), *module.buffers()]
     return [t.detach() for t in tensors if t.is_floating_point()]
-
-

@@ -122,7 +122,9 @@ class Encoder:
         logits = self.encode_image(images) @ self.classifier(class_names, templates).T
         return (logits * self.scale()).softmax(dim=1)
 
-    def classifier(self, class_names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> Tensor:
+    def classifier(
+        self, class_names: Sequence[str], templates: Sequence[str] = TEMPLATES
+    ) -> Tensor:
         """Returns one unit vector for each class, ``[C, dim]``: the mean over templates."""
         texts = [template.format(name) for name in class_names for template in templates]
         embedded = self.encode_text(texts).unflatten(0, (len(class_names), len(templates)))
@@ -131,7 +133,7 @@ class Encoder:
     def scale(self) -> float:
         """Returns the inverse temperature of the joint space; 1 where nothing learned one."""
         logit_scale = getattr(self._space(), "logit_scale", None)
-        return 1.0 if logit_scale is None else float(logit_scale.exp())
+        return 1.0 if logit_scale is None else float(logit_scale.detach().exp())
 
     def encode_dataset(self, cfg: Mapping[str, Any]) -> EncodedSplit:
         """Encodes all images of a dataset config, once until ``forget`` is called."""
@@ -181,7 +183,9 @@ class Encoder:
     def _joint(self, pooled: Tensor, tower: str) -> Tensor:
         space = self._space()
         if not space.holds(tower):
-            raise MissingPart(f"no objective embeds the tower {tower!r} in the space {self.space!r}")
+            raise MissingPart(
+                f"no objective embeds the tower {tower!r} in the space {self.space!r}"
+            )
         with torch.inference_mode():
             return space(pooled.to(self._device()), tower).float().cpu()
 
@@ -190,7 +194,9 @@ class Encoder:
 
     def _tower(self, name: str) -> Tower:
         if name not in self.model.towers:
-            raise MissingPart(f"this model has no tower {name!r}; it has {_names(self.model.towers)}")
+            raise MissingPart(
+                f"this model has no tower {name!r}; it has {_names(self.model.towers)}"
+            )
         return self.model.towers[name]  # type: ignore[return-value]
 
     def _space(self) -> Any:

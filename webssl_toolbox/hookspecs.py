@@ -24,5 +24,5 @@ def webssl_register(registries: Registries) -> None:
 
 
 @hookspec
-def webssl_config_paths() -> str | None:  # type: ignore[empty-body]
+def webssl_config_paths() -> str | None:
     """Returns the folder whose configs may be inherited as ``_base_ = 'plugin::file.py'``."""

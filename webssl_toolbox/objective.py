@@ -113,4 +113,4 @@ class Objective(nn.Module):
         self.staged[name] = value.detach()
 
     def after_step(self, progress: Progress) -> None:
-        """Updates persistent buffers (queues, centres) from ``staged``, with ``progress.commit``."""
+        """Updates buffers (queues, centres) from ``staged``, with ``progress.commit``."""

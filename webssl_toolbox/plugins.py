@@ -87,7 +87,8 @@ def installed() -> list[EntryPoint]:
 
 def is_builtin(entry: EntryPoint) -> bool:
     """Whether the toolbox itself brings the plugin; a name alone would let anyone say so."""
-    return entry.name == BUILTIN and bool(entry.dist) and entry.dist.name == DISTRIBUTION
+    ours = entry.dist is not None and entry.dist.name == DISTRIBUTION
+    return ours and entry.name == BUILTIN
 
 
 def distribution(entry: EntryPoint) -> str:

@@ -12,9 +12,9 @@ from . import features
 from .ema import EMA
 from .objective import Objective, Progress
 from .registry import MODELS, OBJECTIVES, SPACES, nearest
+from .running_stats import RunningStats
 from .schedules import Schedule
 from .schedules import build as build_schedule
-from .running_stats import RunningStats
 from .seeding import seeded
 from .spaces import Space
 from .towers import Tower
@@ -61,7 +61,7 @@ class Pretrainer(nn.Module):
         with seeded(str(seed)):
             self._build_towers(_present(towers), spaces or {})
             attached = _Spaces(self._build_spaces(_present(spaces or {})))
-            for name, objective in self.objectives.items():
+            for name, objective in zip(self.objectives, self._objectives(), strict=True):
                 with seeded(f"objectives.{name}"):
                     objective.setup(self._towers(), attached)
         self.spaces = nn.ModuleDict(attached.used())
@@ -92,7 +92,9 @@ class Pretrainer(nn.Module):
                     f"an objective needs the tower {name!r}, which model.towers lacks"
                     f"{nearest(name, cfg)}"
                 )
-        wanted += [s for n in list(wanted) if (s := _ema_source(cfg[n], "towers")) and s not in wanted]
+        wanted += [
+            s for n in list(wanted) if (s := _ema_source(cfg[n], "towers")) and s not in wanted
+        ]
         # Sources before their averages, which are copied in `synchronise_ema`.
         wanted.sort(key=lambda name: cfg[name].get("type") == "EMA")
         self.towers = nn.ModuleDict()
@@ -177,7 +179,7 @@ class Pretrainer(nn.Module):
 
 
 class _Spaces(Mapping[str, Space]):
-    """The spaces during ``setup``; remembers which ones an objective took, the others are dropped."""
+    """The spaces during ``setup``; remembers which an objective took, the others are dropped."""
 
     def __init__(self, built: Mapping[str, Space]) -> None:
         self.built, self.taken = built, set[str]()

@@ -148,10 +148,18 @@ class PluginRegistry(Registry):
         return cls
 
     def create(self, cfg: Mapping[str, Any], where: str, **supplied: Any) -> Any:
-        """Builds ``cfg`` after ``check``; ``supplied`` are arguments that no config writes."""
+        """Builds ``cfg`` after ``check``; ``supplied`` are arguments that no config writes.
+
+        Raises:
+            ValueError: as ``check``, or the class itself cannot do with a value.
+        """
         cls = self.check(cfg, where, extra=supplied)
         arguments = {key: value for key, value in cfg.items() if key != "type"}
-        return cls(**arguments, **supplied)
+        try:
+            return cls(**arguments, **supplied)
+        except (TypeError, AttributeError, ArithmeticError, LookupError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{where}: {cfg['type']} cannot be built: {reason}") from error
 
 
 # Towers are a child of mmengine's MODELS: `type='webssl_toolbox.ViT'` works in OpenMMLab configs.

@@ -40,7 +40,7 @@ def _warmed(
     return value
 
 
-KINDS = {"constant": constant, "cosine": cosine, "linear": linear}
+KINDS: dict[str, Any] = {"constant": constant, "cosine": cosine, "linear": linear}
 
 
 def build(cfg: float | Mapping[str, Any], where: str) -> Schedule:

@@ -90,4 +90,3 @@ class JointSpace(Space):
         if embedding.dtype in (torch.bfloat16, torch.float16):  # a norm needs the mantissa
             embedding = embedding.float()
         return F.normalize(embedding, dim=-1)
-

@@ -130,9 +130,8 @@ def check_ranks(cases: Sequence[Case], ranks: int = 2) -> None:
         local = [n for n, o in build(case).objectives.items() if getattr(o, "rank_local", False)]
         assert not local, f"{local} are rank_local, so ranks cannot equal one process"
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(
-            _one_rank, args=(ranks, list(cases), folder), nprocs=ranks, join=True
-        )
+        processes: Any = torch.multiprocessing
+        processes.spawn(_one_rank, args=(ranks, list(cases), folder), nprocs=ranks, join=True)
         for i, case in enumerate(cases):
             alone = _outcome(case)
             for rank in range(ranks):
@@ -214,7 +213,7 @@ def _train(model: Pretrainer, case: Case, rank: int = 0, ranks: int = 1) -> dict
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None:
                     gradients[name] = parameter.grad.clone()
-                    parameter -= 0.05 * parameter.grad
+                    parameter.sub_(parameter.grad, alpha=0.05)
         model.after_step(Progress(step + 1, 10, finite=torch.tensor(True)))
     return gradients
 

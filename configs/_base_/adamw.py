@@ -1,8 +1,8 @@
 # AdamW with CLIP's betas, a short warm-up and a cosine to zero.
 optim_wrapper = dict(
     optimizer=dict(
-        type='AdamW',
-        lr=dict(type='cosine', start=1e-3, warmup=100),
+        type="AdamW",
+        lr=dict(type="cosine", start=1e-3, warmup=100),
         betas=(0.9, 0.98),
         weight_decay=0.1,
     ),

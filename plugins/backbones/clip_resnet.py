@@ -28,7 +28,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
         self.bn3 = build_norm(norm, outputs)
         self.stride = stride
-        self.downsample: nn.Module | None = None
+        self.downsample: nn.Sequential | None = None
         if stride > 1 or inputs != outputs:
             layers: OrderedDict[str, nn.Module] = OrderedDict()
             if stride > 1:
@@ -37,13 +37,25 @@ class Bottleneck(nn.Module):
             layers["1"] = build_norm(norm, outputs)
             self.downsample = nn.Sequential(layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(self.bn1(self.conv1(x)))
-        out = F.relu_(self.bn2(self.conv2(out)))
+    def forward(self, x: Tensor, rows: list[int]) -> Tensor:
+        out = F.relu_(by_view(self.bn1, self.conv1(x), rows))
+        out = F.relu_(by_view(self.bn2, self.conv2(out), rows))
         if self.stride > 1:
             out = F.avg_pool2d(out, self.stride)
-        out = self.bn3(self.conv3(out))
-        return F.relu_(out + (x if self.downsample is None else self.downsample(x)))
+        out = by_view(self.bn3, self.conv3(out), rows)
+        if self.downsample is not None:
+            *before, norm = self.downsample
+            for layer in before:
+                x = layer(x)
+            x = by_view(norm, x, rows)
+        return F.relu_(out + x)
+
+
+def by_view(norm: nn.Module, x: Tensor, rows: list[int]) -> Tensor:
+    """Normalises views joined along the rows, each by its own batch statistics."""
+    if len(rows) == 1 or not norm.training:
+        return norm(x)
+    return torch.cat([norm(view) for view in x.split(rows)])
 
 
 class AttentionPool(nn.Module):
@@ -87,9 +99,12 @@ class AttentionPool(nn.Module):
 class CLIPResNet(Tower):
     """CLIP's modified ResNet: a three-layer stem, anti-aliased strides and an attention pool.
 
-    Segments are encoded one after another: joined, views would share BatchNorm statistics. Tokens
-    are the positions of the last feature map. Parameters are named as in OpenAI's ``visual.``;
-    images in channels_last stay so.
+    Each view has its own BatchNorm statistics. On a CPU, views of one size share the convolutions,
+    which read their weights, and write the gradient of them, once a step; on a GPU they come one
+    after another, since there the copies that joining costs outweigh the weights.
+
+    Tokens are the positions of the last feature map. Parameters are named as in OpenAI's
+    ``visual.``; images in channels_last stay so.
 
     Args:
         depths: bottlenecks of each stage: (3, 4, 6, 3) is RN50, (3, 4, 23, 3) RN101.
@@ -165,19 +180,28 @@ class CLIPResNet(Tower):
         refuse_patches(self, needs)
 
     def forward(self, segments: list[Segment]) -> list[Encoding]:
-        return [self._encode(segment.part.data) for segment in segments]
+        images = [segment.part.data for segment in segments]
+        if images[0].device.type != "cpu" or len({view.shape[1:] for view in images}) > 1:
+            return [encoding for view in images for encoding in self._encode([view])]
+        return self._encode(images)
 
-    def _encode(self, x: Tensor) -> Encoding:
+    def _encode(self, views: list[Tensor]) -> list[Encoding]:
+        x = views[0] if len(views) == 1 else torch.cat(views)
+        rows = [len(view) for view in views]
         for conv, norm in (
             (self.conv1, self.bn1),
             (self.conv2, self.bn2),
             (self.conv3, self.bn3),
         ):
-            x = F.relu_(norm(conv(x)))
+            x = F.relu_(by_view(norm, conv(x), rows))
         x = F.avg_pool2d(x, 2)
         for stage in range(1, 5):
-            x = self.get_submodule(f"layer{stage}")(x)
+            for block in self.get_submodule(f"layer{stage}").children():
+                x = block(x, rows)
         tokens = x.flatten(2).transpose(1, 2)
         if self.attnpool is None:
-            return Encoding(tokens.mean(1), tokens)
-        return Encoding(self.attnpool(tokens, (x.shape[2], x.shape[3])), tokens)
+            pooled = tokens.mean(1)
+        else:
+            pooled = self.attnpool(tokens, (x.shape[2], x.shape[3]))
+        pairs = zip(pooled.split(rows), tokens.split(rows), strict=True)
+        return [Encoding(*pair) for pair in pairs]

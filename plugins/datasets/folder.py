@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
-from webssl_toolbox.data.image import EXTENSIONS, read_image
-from webssl_plugins.datasets._common import PackedStrings
 
+from webssl_plugins.datasets._common import PackedStrings
+from webssl_toolbox.data.image import EXTENSIONS, read_image
 from webssl_toolbox.data.sample import Sample
 
 

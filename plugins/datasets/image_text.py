@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from webssl_toolbox.data.image import read_image
-from webssl_plugins.datasets._common import PackedStrings
 
+from webssl_plugins.datasets._common import PackedStrings
+from webssl_toolbox.data.image import read_image
 from webssl_toolbox.data.sample import Sample, UnreadableSample
 
 FORMATS = {

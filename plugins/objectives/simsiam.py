@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from webssl_toolbox import Features, Need, Objective, Space, Tower
 from webssl_toolbox.norm import SyncBatchNorm
 

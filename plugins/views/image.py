@@ -65,7 +65,7 @@ class Sized(Transform):
             size = getattr(context.towers.get("image"), "input_size", None)
             if size is None:
                 raise ValueError(
-                    f"{type(self).__name__}: give a size, since there is no image tower that has one"
+                    f"{type(self).__name__}: give a size, since no image tower has one"
                 )
             self.size = size
 

@@ -28,8 +28,9 @@ class Caption(Transform):
     def __call__(self, value: tuple[str, ...], sample: Sample, rng: np.random.Generator) -> str:
         if not value:
             raise ValueError(f"{sample.key} has no caption, but a text view asks for one")
-        last = len(value) - 1
-        return value[int(rng.integers(last + 1)) if self.pick == "random" else min(self.pick, last)]
+        if isinstance(self.pick, int):
+            return value[min(self.pick, len(value) - 1)]
+        return value[int(rng.integers(len(value)))]
 
 
 class Tokenize(Transform):

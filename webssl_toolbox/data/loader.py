@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from .collate import collate
 from .rng import sample_rng
 from .sample import Dataset, Sample, UnreadableSample
 from .sampler import PositionSampler
-from .collate import collate
 from .views import Views
 
 ATTEMPTS = 16
@@ -70,7 +70,7 @@ def batches(
         cv2.setNumThreads(0)
     loader = DataLoader(
         _Drawn(dataset, views, seed),
-        batch_sampler=sampler,  # type: ignore[arg-type]
+        batch_sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
         worker_init_fn=_quiet,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ def sample_rng(seed: int, epoch: int, index: int, name: str = "") -> np.random.G
     and two views of a sample do not share draws.
     """
     key = np.array([stable_hash(f"{seed}/{name}"), (epoch << 40) | index], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(_Key(key)))
+    return np.random.Generator(np.random.Philox(_Key(key)))  # type: ignore[arg-type]
 
 
 class _Key(ISeedSequence):

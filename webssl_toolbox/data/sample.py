@@ -14,7 +14,7 @@ class Sample:
     """One decoded sample, before any view is cut from it.
 
     Attributes:
-        image: uint8 ``[H, W, 3]`` RGB, or ``[H, W, 4]`` with an alpha mask; ``None`` for text alone.
+        image: uint8 ``[H, W, 3]`` RGB, or ``[H, W, 4]`` with an alpha mask; None for text alone.
         captions: the texts that describe the image, best first; empty for images alone.
         label: class index, -1 where there is none.
         key: names the sample in reports (a path, or ``designer/concept``).
@@ -31,7 +31,8 @@ class Dataset(Protocol):
 
     ``load`` must be a function of its arguments alone: ``rng`` is seeded from
     ``(seed, epoch, index)``, so a dataset that chooses (a designer, a caption) draws from it.
-    It raises ``UnreadableSample`` for a file that cannot be decoded; the loader substitutes and counts.
+    It raises ``UnreadableSample`` for a file that cannot be decoded: the loader substitutes another
+    sample, and counts.
     """
 
     classes: Sequence[str]

@@ -46,7 +46,9 @@ class FiniteWatch:
         self.skipped += 1
         self._in_a_row += 1
         bad = [name for name, value in logs.items() if not math.isfinite(float(value))]
-        cause = f"not finite: {', '.join(bad)}" if bad else "every loss is finite, a gradient is not"
+        cause = (
+            f"not finite: {', '.join(bad)}" if bad else "every loss is finite, a gradient is not"
+        )
         if self._in_a_row >= LIMIT:
             raise NonFinite(
                 f"step {step} is the {LIMIT}th in a row without a finite gradient ({cause}); lower "

@@ -82,7 +82,7 @@ class OptimWrapper(MMOptimWrapper):
         if self.bound is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.bound, norm, foreach=True)
         # Fused optimizers skip on the device where `found_inf` is 1 (the gradient scaler's door).
-        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        self.optimizer.found_inf = (~finite).float()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return finite, norm
@@ -94,7 +94,9 @@ def _build(
     name = cfg.get("type")
     cls = OPTIMIZERS.module_dict.get(str(name))
     if cls is None:
-        raise ValueError(f"{where}.type {name!r} is not known{nearest(str(name), OPTIMIZERS.module_dict)}")
+        raise ValueError(
+            f"{where}.type {name!r} is not known{nearest(str(name), OPTIMIZERS.module_dict)}"
+        )
     valid = inspect.signature(cls).parameters
     arguments = {key: value for key, value in cfg.items() if key != "type"}
     for key in arguments:

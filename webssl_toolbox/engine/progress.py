@@ -120,7 +120,9 @@ class Reporter:
         self._clock, self._step, self._waited = now, step, 0.0
         per_step = (now - self._begin - self._paused) / max(step - self._begin_step, 1)
         text = f"{rate:.0f} samples/s, {speed['data_wait']:.0%} waiting for data | "
-        text += "  ".join(f"{k.removesuffix('.loss')} {v:.3f}" for k, v in losses.items() if "loss" in k)
+        text += "  ".join(
+            f"{k.removesuffix('.loss')} {v:.3f}" for k, v in losses.items() if "loss" in k
+        )
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)
         else:

@@ -191,7 +191,8 @@ class Runner:
             self.file.close()
             if self.metrics:
                 Console(width=100).print(to_rich(self.metrics, self.before))
-            logger.info("done: %s", self.work_dir)
+            digest = ", ".join(f"{name} {value[:16]}" for name, value in self.digest().items())
+            logger.info("done: %s (SHA-256 of the state: %s)", self.work_dir, digest)
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -290,9 +291,8 @@ def _device(name: str | None) -> torch.device:
 
 
 def _backend(name: str, cfg: dict[str, Any], work_dir: Path) -> Any:
-    from mmengine.registry import VISBACKENDS
-
     import mmengine.visualization  # noqa: F401 - fills the registry
+    from mmengine.registry import VISBACKENDS
 
     cls = VISBACKENDS.get(cfg["type"])
     if cls is None:

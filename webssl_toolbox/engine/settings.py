@@ -144,6 +144,8 @@ def settings_from(cfg: Dict) -> Settings:
     Raises:
         ValueError: an unknown or missing key, type or argument; names it and the nearest valid.
     """
+    if not isinstance(cfg, Mapping):
+        raise ValueError(f"a config must be a dict of sections, but it is {cfg!r}")
     cfg = {key: value for key, value in cfg.items() if not key.startswith("_")}
     values = _checked(Settings, cfg, "")
     for name, section in SECTIONS.items():
