@@ -226,11 +226,17 @@ def finish(process):
 )
 def test_torchrun_on_two_ranks_equals_one_process(tmp_path, precision, steps, bound):
     changes = dict(train_cfg__max_iters=steps, train_cfg__log_interval=1)
+    if precision == "single":
+        # Adam's first step is the gradient's sign, which rounding decides where it is about zero.
+        changes["optim_wrapper__optimizer"] = dict(type="SGD", lr=0.1)
     runs = [launch(tmp_path / f"ranks{n}", changes, precision, n) for n in (1, 2)]
     for run in runs:
         finish(run)
     one, two = (rows(tmp_path / f"ranks{n}") for n in (1, 2))
     assert len(one) == len(two) == steps
+    for first, second in zip(one, two, strict=True):
+        for name in ("clip.loss", "multi_view.loss", "simsiam.loss", "mlm.loss", "nn_queue.loss"):
+            assert abs(first[name] - second[name]) <= max(bound, 2e-6), name  # six decimals
     states = [checkpoint.latest(tmp_path / f"ranks{n}" / "checkpoints") for n in (1, 2)]
     first, second = (load_file(state / "model.safetensors") for state in states)
     for name, value in first.items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .objective import Need, Progress
 from .schedules import build as build_schedule
@@ -16,9 +16,9 @@ from .towers import Tower
 
 
 class EMA(Tower, Space):
-    """A copy of another module that follows it and gets no gradient.
+    """A copy of another module whose parameters follow it and get no gradient.
 
-    The copy is made by ``follow`` after the source has its initial weights, so both start equal.
+    Running statistics of BatchNorm do not: the copy's own forward keeps them, as in MoCo and DINO.
 
     Args:
         of: ``'towers.image'`` or ``'spaces.proto'``.
@@ -31,13 +31,18 @@ class EMA(Tower, Space):
         self.momentum = build_schedule(momentum, f"EMA of {of}: momentum")
 
     def follow(self, online: nn.Module) -> None:
-        """Copies ``online`` as it is now and remembers it, outside the module tree."""
+        """Copies ``online`` as it is now, and remembers it outside the module tree."""
         self.module = copy.deepcopy(online).requires_grad_(False)
         # Not a submodule: the state dict would hold the source twice.
         self.__dict__["online"] = online
         if isinstance(online, Tower):
             self.width, self.token_width = online.width, online.token_width
             self.input_size, self.tokenizer = online.input_size, online.tokenizer
+
+    @torch.no_grad()
+    def synchronise(self) -> None:
+        """Takes the source's state as it is now."""
+        self.module.load_state_dict(self.__dict__["online"].state_dict())
 
     def plan(self, needs: frozenset[Need]) -> None:
         """The copy serves whatever its source was planned for."""
@@ -57,20 +62,13 @@ class EMA(Tower, Space):
 
     @torch.no_grad()
     def update(self, progress: Progress) -> None:
-        """Moves ``1 - momentum`` of the way to the source; not at all where the step was skipped.
-
-        Buffers (BatchNorm statistics) follow like parameters; integers are copied.
-        """
+        """Moves ``1 - momentum`` of the way to the source, or not at all in a skipped step."""
         rate = 1 - self.momentum(progress.step - 1, progress.total)
-        mine, theirs = _floats(self.module), _floats(self.__dict__["online"])
+        mine = list(self.module.parameters())
+        theirs = [p.detach() for p in self.__dict__["online"].parameters()]
         if progress.finite is None:
             torch._foreach_lerp_(mine, theirs, rate)
         else:
             change = torch._foreach_sub(theirs, mine)
             torch._foreach_mul_(change, progress.finite.to(mine[0].dtype) * rate)
             torch._foreach_add_(mine, change)
-
-
-def _floats(module: nn.Module) -> list[Tensor]:
-    tensors = [*module.parameters(), *module.buffers()]
-    return [t.detach() for t in tensors if t.is_floating_point()]

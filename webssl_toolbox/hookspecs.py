@@ -21,8 +21,3 @@ def webssl_register(registries: Registries) -> None:
     ``.spaces``, ``.datasets``, ``.views``, ``.evaluators`` and ``.hooks``. A string is imported
     when a config first asks for it; a class is taken as it is.
     """
-
-
-@hookspec
-def webssl_config_paths() -> str | None:
-    """Returns the folder whose configs may be inherited as ``_base_ = 'plugin::file.py'``."""

@@ -8,7 +8,7 @@ import torch
 
 from .encoder import Encoder
 from .engine import checkpoint
-from .engine.settings import settings_from
+from .engine.settings import check_inference
 from .registry import MODELS
 
 
@@ -35,11 +35,12 @@ def load(path: str | Path, device: str = "cpu") -> Encoder:
             raise FileNotFoundError(f"{path / 'checkpoints'} holds no checkpoint that verifies")
         path = found
     state = checkpoint.verify(path)
-    settings = settings_from(state["config"])
-    cfg = {"type": "Pretrainer", "seed": settings.seed} | dict(settings.model)
-    model = MODELS.create(cfg, "model")
+    # Only what inference takes: the dataset may be of a plugin that is not installed here.
+    config = state.get("config")
+    if not isinstance(config, dict) or not config.get("model") or not config.get("test_view"):
+        raise ValueError(f"{path} stores no config with a model and a test_view")
+    check_inference(config["model"], config["test_view"])
+    model = MODELS.create({"type": "Pretrainer"} | config["model"], "model")
     checkpoint.load(path, model)
     model.to(torch.device(device)).eval()
-    if not settings.test_view:
-        raise ValueError(f"the config in {path} has no test_view, so images cannot be prepared")
-    return Encoder(model, settings.test_view)
+    return Encoder(model, config["test_view"])

@@ -59,13 +59,15 @@ class Pretrainer(nn.Module):
         self.objectives = nn.ModuleDict(self._build_objectives(objectives))
         self.plan = features.plan(self._objectives())
         with seeded(str(seed)):
-            self._build_towers(_present(towers), spaces or {})
+            self._build_towers(_present(towers))
             attached = _Spaces(self._build_spaces(_present(spaces or {})))
             for name, objective in zip(self.objectives, self._objectives(), strict=True):
                 with seeded(f"objectives.{name}"):
                     objective.setup(self._towers(), attached)
         self.spaces = nn.ModuleDict(attached.used())
-        self.synchronise_ema()
+        for space in self._spaces().values():
+            if isinstance(space, EMA):  # only now has its source all that objectives attach
+                space.follow(self.spaces[space.of.removeprefix("spaces.")])
         self._running_stats = RunningStats(self)
 
     # -- building ------------------------------------------------------------------------------
@@ -84,7 +86,7 @@ class Pretrainer(nn.Module):
             raise ValueError("model.objectives names no objective, so there is nothing to train")
         return built
 
-    def _build_towers(self, cfg: Config, spaces: Config) -> None:
+    def _build_towers(self, cfg: Config) -> None:
         wanted = list(self.plan)
         for name in wanted:
             if name not in cfg:
@@ -95,7 +97,7 @@ class Pretrainer(nn.Module):
         wanted += [
             s for n in list(wanted) if (s := _ema_source(cfg[n], "towers")) and s not in wanted
         ]
-        # Sources before their averages, which are copied in `synchronise_ema`.
+        # Sources before their averages, which copy them.
         wanted.sort(key=lambda name: cfg[name].get("type") == "EMA")
         self.towers = nn.ModuleDict()
         for name in wanted:
@@ -117,10 +119,9 @@ class Pretrainer(nn.Module):
         return built
 
     def synchronise_ema(self) -> None:
-        """Starts every average from its source: after building, and after loading weights."""
-        for module in self._emas():
-            kind, _, name = module.of.partition(".")
-            module.follow(getattr(self, kind)[name])
+        """Starts every average from its source again, as after loading weights into it."""
+        for ema in self._emas():
+            ema.synchronise()
 
     # -- one step ------------------------------------------------------------------------------
 

@@ -100,8 +100,8 @@ class CLIPResNet(Tower):
     """CLIP's modified ResNet: a three-layer stem, anti-aliased strides and an attention pool.
 
     Each view has its own BatchNorm statistics. On a CPU, views of one size share the convolutions,
-    which read their weights, and write the gradient of them, once a step; on a GPU they come one
-    after another, since there the copies that joining costs outweigh the weights.
+    which read their weights, and write their gradient, once a step. On a GPU they come one after
+    another: at its batch sizes, the copies that joining takes move more bytes than the weights.
 
     Tokens are the positions of the last feature map. Parameters are named as in OpenAI's
     ``visual.``; images in channels_last stay so.

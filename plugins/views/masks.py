@@ -11,7 +11,6 @@ import numpy as np
 from webssl_toolbox.data.collate import PatchMask
 from webssl_toolbox.data.sample import Sample
 from webssl_toolbox.data.views import Context, Transform
-from webssl_toolbox.registry import nearest
 
 from ._common import probability
 
@@ -33,12 +32,7 @@ class PatchTransform(Transform):
 
     def bind(self, context: Context) -> None:
         """Asks the tower for its grid."""
-        if self.tower not in context.towers:
-            raise ValueError(
-                f"tower={self.tower!r} of {type(self).__name__} is not a tower of the model"
-                f"{nearest(self.tower, context.towers)}"
-            )
-        self.patches = context.towers[self.tower].num_patches(self.size)
+        self.patches = context.tower(self.tower).num_patches(self.size)
 
 
 class RandomKeep(PatchTransform):

@@ -41,7 +41,7 @@ class Tokenize(Transform):
 
     def bind(self, context: Context) -> None:
         """Takes the tower's tokenizer."""
-        self.tokenizer: Any = context.towers[self.tower].tokenizer
+        self.tokenizer: Any = context.tower(self.tower).tokenizer
 
     def __call__(self, value: str, sample: Sample, rng: np.random.Generator) -> Tokens:
         return Tokens(self.tokenizer.encode(value), caption_id(sample.captions[0]))
@@ -65,7 +65,7 @@ class MaskTokens(Transform):
 
     def bind(self, context: Context) -> None:
         """Takes the ids of mask, start and end."""
-        tokenizer: Any = context.towers[self.tower].tokenizer
+        tokenizer: Any = context.tower(self.tower).tokenizer
         self.mask, self.words = tokenizer.mask, min(tokenizer.sot, tokenizer.eot)
 
     def __call__(self, value: Tokens, sample: Sample, rng: np.random.Generator) -> Tokens:

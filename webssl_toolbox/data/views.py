@@ -21,6 +21,8 @@ from ..towers import Tower
 from .rng import sample_rng
 from .sample import Dataset, Sample
 
+RESERVED = ("index", "label", "unreadable")  # inputs that the loader adds to the views
+
 
 @dataclass(frozen=True)
 class Context:
@@ -28,6 +30,12 @@ class Context:
 
     towers: Mapping[str, Tower]
     dataset: Dataset | None = None
+
+    def tower(self, name: str) -> Any:
+        """Returns a tower, or raises ValueError naming the nearest."""
+        if name not in self.towers:
+            raise ValueError(f"the model has no tower {name!r}{nearest(name, self.towers)}")
+        return self.towers[name]
 
 
 class Transform:
@@ -150,7 +158,9 @@ def check_views(cfg: Mapping[str, Any]) -> dict[str, Sequence[Mapping[str, Any]]
     declared = {name: steps for name, steps in cfg.items() if steps is not None}
     for name, steps in declared.items():
         where = f"train_dataloader.views.{name}"
-        if not isinstance(steps, Sequence) or isinstance(steps, str):
+        if name in RESERVED:
+            raise ValueError(f"{where}: the loader itself fills {name!r}; choose another name")
+        if not isinstance(steps, Sequence) or isinstance(steps, str) or not steps:
             raise ValueError(f"{where} must be a list of transforms, but it is {steps!r}")
         for i, step in enumerate(steps):
             VIEWS.check(step, f"{where}[{i}]")

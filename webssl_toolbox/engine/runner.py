@@ -294,9 +294,7 @@ def _backend(name: str, cfg: dict[str, Any], work_dir: Path) -> Any:
     import mmengine.visualization  # noqa: F401 - fills the registry
     from mmengine.registry import VISBACKENDS
 
-    cls = VISBACKENDS.get(cfg["type"])
-    if cls is None:
-        raise ValueError(f"vis_backends.{name}.type {cfg['type']!r} is not an mmengine backend")
+    cls = VISBACKENDS.module_dict[cfg["type"]]  # not `.get`, which imports any dotted path
     arguments = {key: value for key, value in cfg.items() if key != "type"}
     return cls(**{"save_dir": str(work_dir / name)} | arguments)
 

@@ -176,9 +176,15 @@ def _checked(section: type, cfg: Any, where: str) -> dict[str, Any]:
     return dict(cfg)
 
 
-def _check_types(settings: Settings) -> None:
-    model = dict(settings.model)
-    model.setdefault("type", "Pretrainer")
+def check_inference(model: Any, test_view: Any) -> None:
+    """Checks all types and arguments of a model and of the view that prepares its images.
+
+    Raises:
+        ValueError: an unknown type or argument, also in an entry that nothing needs.
+    """
+    if not isinstance(model, Mapping) or not isinstance(test_view, Sequence):
+        raise ValueError("model must be a dict and test_view a list of transforms")
+    model = {"type": "Pretrainer"} | dict(model)
     if not issubclass(MODELS.check(model, "model"), Pretrainer):
         raise ValueError(f"model.type must be a Pretrainer, which {model['type']!r} is not")
     for section, registry, extra in (
@@ -190,10 +196,14 @@ def _check_types(settings: Settings) -> None:
             registry.check(entry, f"model.{section}.{name}", extra)
             if "weight" in extra:
                 build_schedule(entry.get("weight", 1.0), f"model.{section}.{name}.weight")
+    for i, step in enumerate(test_view):
+        VIEWS.check(step, f"test_view[{i}]")
+
+
+def _check_types(settings: Settings) -> None:
+    check_inference(settings.model, settings.test_view)
     DATASETS.check(settings.train_dataloader.dataset, "train_dataloader.dataset")
     check_views(settings.train_dataloader.views)
-    for i, step in enumerate(settings.test_view):
-        VIEWS.check(step, f"test_view[{i}]")
     for name, entry in _entries(settings.evaluation.evaluators, "evaluation.evaluators"):
         EVALUATORS.check(entry, f"evaluation.evaluators.{name}")
     for name, entry in _entries(settings.hooks, "hooks"):
