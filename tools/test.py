@@ -20,6 +20,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
         help="override the config: evaluation.evaluators.knn=None",

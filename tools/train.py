@@ -17,6 +17,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
         help="override the config: train_cfg.max_iters=100 model.objectives.mlm=None",

@@ -133,9 +133,17 @@ class ResizeCenterCrop(Sized):
     ) -> None:
         super().__init__(size)
         self.resize = resize
-        if resize is not None and resize < self.size:
-            raise ValueError(f"resize must be at least size={size}, but it is {resize}")
+        self._check()
         self.interpolation = interpolation_flag(interpolation)
+
+    def bind(self, context: Context) -> None:
+        """Takes the size of the image tower's input, unless one was given."""
+        super().bind(context)
+        self._check()
+
+    def _check(self) -> None:
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"resize must be at least size={self.size}, but it is {self.resize}")
 
     def __call__(self, value: Any, sample: Sample, rng: np.random.Generator) -> Any:
         height, width = value.shape[:2]

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from .. import dist
+
 logger = logging.getLogger("webssl_toolbox")
 
 
@@ -34,10 +36,13 @@ class Averages:
         self._count += 1
 
     def read(self) -> dict[str, float]:
-        """Returns the means and starts anew: the only place where training waits for a value."""
+        """Returns the means over steps and ranks, and starts anew.
+
+        This is the only place where training waits for a value.
+        """
         if self._sum is None:
             return {}
-        means = (self._sum / self._count).tolist()
+        means = dist.average(self._sum / self._count).tolist()
         self._sum, self._count = None, 0
         return dict(zip(self._names, means, strict=True))
 

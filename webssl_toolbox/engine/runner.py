@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -259,7 +260,7 @@ class Runner:
         self._write(means | speed | {"lr": rate})
 
     def _write(self, values: dict[str, float]) -> None:
-        if dist.rank() == 0:
+        if dist.rank() == 0 and values:
             self.file.write(self.iter, values)
             for backend in self.backends:
                 backend.add_scalars(values, step=self.iter)
@@ -279,12 +280,13 @@ class Runner:
 def _device(name: str | None) -> torch.device:
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"there is no device {name!r}; take 'cuda' or 'cpu'") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError("no GPU was found, but the device is 'cuda'; leave --device out")
-        import os
-
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     return device
