@@ -2,7 +2,7 @@
 #
 #   python tools/train.py configs/declip_r50.py
 #
-# Hardware: one GPU. On a CPU a step takes seconds: use configs/declip_r50_laptop.py there.
+# Hardware: one GPU. On a CPU it is slow, and says so: configs/declip_r50_laptop.py is made for one.
 # Data: the embedded corpus, nothing to download. For your own pairs, override
 #   train_dataloader.dataset with dict(type='ImageTextList', file='pairs.csv', root='images').
 # Result: not yet measured on a GPU; docs/results.md has what was measured, of the laptop config.

@@ -15,8 +15,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Checks a config and prints it, resolved.")
     parser.add_argument("config", help="a Python config, such as configs/declip_r50_laptop.py")
     parser.add_argument(
-        "--cfg-options", nargs="+",
-        action="extend", default=[], metavar="KEY=VALUE", help="override the config"
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override the config",
     )
     return parser.parse_args()
 

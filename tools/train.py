@@ -48,6 +48,10 @@ def main() -> None:
         cfg = load_config(args.config, args.cfg_options)
         work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
         runner = Runner(cfg, Path(work_dir), resume=args.resume, device=args.device)
+        config = Path(args.config)
+        smaller = config.with_name(f"{config.stem}_laptop.py")
+        if runner.device.type == "cpu" and smaller.exists():
+            runner.logger.warning("%s is slow on a CPU: %s is made for one", config, smaller)
         runner.train()
     except (ValueError, OSError, NonFinite) as error:
         if os.environ.get("WEBSSL_TRACEBACK"):

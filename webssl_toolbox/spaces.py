@@ -13,7 +13,13 @@ from .seeding import current_scope, seeded
 
 
 class Space(nn.Module):
-    """A shared head. Objectives attach the towers that they embed; nothing else is created."""
+    """A shared head. Objectives attach the towers that they embed; nothing else is created.
+
+    Attributes:
+        dim: channels of what it maps to.
+    """
+
+    dim: int
 
     def attach(self, tower: str, width: int) -> None:
         """Makes room for encodings of ``tower``; calling it again changes nothing."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
 from webssl_toolbox import Features, Need, Space, Tower, dist
 
 ROWS = 4096  # rows of similarities held at a time: beyond it, they are recomputed in backward

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor
+
 from webssl_toolbox import Features, Need, Objective, Space, Tower
 
 from ._common import attach_pair, contrast, embedded

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from webssl_toolbox import Features, Need, Objective, Space, Tower, dist
 
 

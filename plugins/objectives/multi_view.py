@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
 from webssl_toolbox import Features, Need, Objective, Space, Tower
 
 from ._common import attach_pair, contrast, embedded
@@ -23,6 +24,8 @@ class MultiView(Objective):
         skip: pairs left out, since another objective has them.
         space: joint space of the two.
     """
+
+    share: Tensor
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
 from webssl_toolbox import Features, Need, Objective, Progress, Space, Tower, dist
 
 from ._common import attach_pair, contrast, embedded
@@ -52,7 +53,7 @@ class NNQueue(Objective):
         """Attaches both towers and creates the empty queue."""
         space = spaces[self.space]
         attach_pair(towers, space)
-        self.register_buffer("queue", torch.zeros(self.size, space.dim))  # type: ignore[arg-type]
+        self.register_buffer("queue", torch.zeros(self.size, space.dim))
         self.register_buffer("captions", torch.zeros(self.size, dtype=torch.int64))
         self.register_buffer("seen", torch.zeros(1, dtype=torch.int64))
 

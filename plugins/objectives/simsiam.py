@@ -47,7 +47,7 @@ class SimSiam(Objective):
         width = towers["image"].width
         if self.space:
             spaces[self.space].attach("image", width)
-            width = spaces[self.space].dim  # type: ignore[assignment]
+            width = spaces[self.space].dim
         dim, hidden = self.dim, self.hidden
         self.projector = nn.Sequential(
             *(nn.Linear(width, dim, bias=False), SyncBatchNorm(dim), nn.ReLU(inplace=True)),
