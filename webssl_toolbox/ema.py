@@ -64,7 +64,7 @@ class EMA(Tower, Space):
     def update(self, progress: Progress) -> None:
         """Moves ``1 - momentum`` of the way to the source, or not at all in a skipped step."""
         rate = 1 - self.momentum(progress.step - 1, progress.total)
-        mine = list(self.module.parameters())
+        mine = [p.detach() for p in self.module.parameters()]
         theirs = [p.detach() for p in self.__dict__["online"].parameters()]
         if progress.finite is None:
             torch._foreach_lerp_(mine, theirs, rate)

@@ -124,16 +124,23 @@ class Reporter:
         speed = {"samples_per_s": rate, "data_wait": self._waited / seconds}
         self._clock, self._step, self._waited = now, step, 0.0
         per_step = (now - self._begin - self._paused) / max(step - self._begin_step, 1)
-        text = f"{rate:.0f} samples/s, {speed['data_wait']:.0%} waiting for data | "
-        text += "  ".join(
-            f"{k.removesuffix('.loss')} {v:.3f}" for k, v in losses.items() if "loss" in k
-        )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text)
-        else:
+        pace = f"{rate:.0f} samples/s, {speed['data_wait']:.0%} waiting for data"
+        values = {k.removesuffix(".loss"): v for k, v in losses.items() if "loss" in k}
+        text = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        if self._bar is None:
             left = time.strftime("%H:%M:%S", time.gmtime(per_step * (self.total - step)))
-            logger.info("step %d/%d, %s left, %s", step, self.total, left, text)
+            self.say(f"step {step}/{self.total}, {left} left, {pace} | {text}")
+        else:
+            self._bar.update(self._task, completed=step, description=pace)
+            self.say(f"step {step}  {text}")
         return speed
+
+    def say(self, text: str) -> None:
+        """Writes a line, above the bar where there is one."""
+        if self._bar is None:
+            logger.info("%s", text)
+        else:
+            self._bar.console.print(text, highlight=False)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -21,7 +21,7 @@ from ..data import loader
 from ..data.views import Context, Views
 from ..encoder import Encoder
 from ..evaluation.runner import Evaluation
-from ..evaluation.table import to_rich
+from ..evaluation.table import headlines, to_rich
 from ..objective import Progress
 from ..registry import DATASETS, HOOKS, MODELS
 from ..seeding import seed_step
@@ -170,6 +170,8 @@ class Runner:
             if dist.rank() == 0 and self.encoder is not None:
                 self.metrics = self.evaluation.run(self.encoder)
                 self._write(self.metrics)
+                for line in headlines(self.metrics):
+                    self.reporter.say(f"step {self.iter}  {line}")
             dist.barrier()
         return self.metrics
 

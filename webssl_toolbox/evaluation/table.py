@@ -10,6 +10,19 @@ YARDSTICK = "_pixels"
 Metrics = Mapping[str, float]
 
 
+def headlines(now: Metrics) -> list[str]:
+    """Returns one line for each evaluator with its first metric on every split, in percent."""
+    lines: dict[str, list[str]] = {}
+    seen = set()
+    for key, value in now.items():
+        evaluator, _, rest = key.partition("/")
+        split, _, metric = rest.rpartition("/")
+        if not evaluator.endswith(YARDSTICK) and (evaluator, split) not in seen:
+            seen.add((evaluator, split))
+            lines.setdefault(f"{evaluator} {metric}", []).append(f"{split} {value:.1f}")
+    return [f"{name}: {', '.join(values)}" for name, values in lines.items()]
+
+
 def to_rich(now: Metrics, before: Metrics) -> Table:
     """Renders the comparison for a terminal.
 
