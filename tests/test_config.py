@@ -189,8 +189,8 @@ MISTAKES = [
     ("model/towers/text/width", -1, ["model.towers.text: TextTransformer cannot be built"]),
     ("model/spaces/joint/dim", -1, ["model: Pretrainer cannot be built", "-1"]),
     ("model/towers/text", step("EMA", of="towers.image", momentum="x"), ["momentum", "'x'"]),
-    ("model/towers/text", step("EMA", of="image"), ["'towers.<name>'", "'image'"]),
-    ("model/towers/text", step("EMA", of="towers.imgae"), ["'imgae'"]),
+    ("model/towers/text", step("EMA", of="image"), ["of='image'", "towers.image"]),
+    ("model/towers/text", step("EMA", of="towers.imgae"), ["'towers.image'"]),
     ("model/towers/text", step("EMA", of="towers.text"), ["text"]),
     ("evaluation/evaluators/knn/splits", "x", ["evaluation.evaluators.knn", "cannot be built"]),
 ]

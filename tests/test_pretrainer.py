@@ -10,7 +10,6 @@ from torch import nn
 from tests import cases
 from webssl_toolbox import Need, Objective, Progress
 from webssl_toolbox.engine.config import load_config
-from webssl_toolbox.pretrainer import Pretrainer
 from webssl_toolbox.registry import MODELS, OBJECTIVES, SPACES
 from webssl_toolbox.schedules import build as build_schedule
 from webssl_toolbox.testing import Case, build, inputs
@@ -290,18 +289,3 @@ def test_an_average_follows_as_a_plain_loop_does(registered):
         for key, value in average.named_parameters():
             torch.testing.assert_close(value.detach(), mine[key], rtol=1e-12, atol=1e-14)
     assert any(not torch.equal(a, b) for a, b in zip(source.parameters(), average.parameters()))
-
-
-def test_loading_weights_then_synchronising_makes_an_average_equal(registered):
-    cfg = dict(
-        towers=dict(image=cases.VIT, teacher=dict(type="EMA", of="towers.image")),
-        objectives=dict(a=dict(type="Probe"), b=dict(type="Probe", tower="teacher")),
-    )
-    model = create(cfg)
-    with torch.no_grad():
-        model.towers.image.norm.weight.fill_(7.0)
-    model.synchronise_ema()
-    assert model.towers.teacher.module.norm.weight.eq(7.0).all()
-    keys = [key for key in model.state_dict() if "teacher" in key]
-    assert keys and all(key.startswith("towers.teacher.module.") for key in keys)
-    assert isinstance(model, Pretrainer)

@@ -253,15 +253,18 @@ def test_resume_reads_no_config_from_the_checkpoint(armed, canary, tmp_path):
     assert "evil_module" not in sys.modules
 
 
-def test_resume_from_pickles_starts_anew(armed, canary, tmp_path):
+def test_resume_from_pickles_is_refused(armed, canary, tmp_path):
     folder = tmp_path / "work/checkpoints/step_00000009"
     folder.mkdir(parents=True)
     for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
         (folder / name).write_bytes(pickle.dumps(Evil(canary)))
     torch.save(Evil(canary), tmp_path / "work/epoch_1.pth")
     (tmp_path / "work/last_checkpoint").write_text(str(tmp_path / "work/epoch_1.pth"))
-    with pytest.warns(UserWarning, match="is skipped"):
-        assert Runner(sections(), tmp_path / "work", resume=True, device="cpu").iter == 0
+    with (
+        pytest.warns(UserWarning, match="is skipped"),
+        pytest.raises(ValueError, match="can be read"),
+    ):
+        Runner(sections(), tmp_path / "work", resume=True, device="cpu")
 
 
 def test_the_test_tool_refuses_what_load_refuses(armed, canary, tmp_path):

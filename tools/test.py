@@ -34,11 +34,11 @@ def main() -> None:
     args = parse()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
-    import torch
     from rich.console import Console
 
     from webssl_toolbox import load
     from webssl_toolbox.engine.config import load_config
+    from webssl_toolbox.engine.runner import find_device
     from webssl_toolbox.engine.settings import settings_from
     from webssl_toolbox.evaluation.runner import Evaluation
     from webssl_toolbox.evaluation.table import to_rich
@@ -46,13 +46,12 @@ def main() -> None:
     try:
         settings = settings_from(load_config(args.config, args.cfg_options))
         evaluation = Evaluation(settings.evaluation.evaluators)
-        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        metrics = evaluation.run(load(args.checkpoint, device))
+        metrics = evaluation.run(load(args.checkpoint, find_device(args.device)))
+        Console(width=100).print(to_rich(metrics, {}))
         if args.json:
             args.json.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    Console(width=100).print(to_rich(metrics, {}))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def parse() -> argparse.Namespace:
         "--launcher",
         choices=["none", "pytorch", "slurm"],
         default="none",
-        help="who started the ranks; torchrun needs 'pytorch'",
+        help="who started the ranks: slurm reads its variables, torchrun needs no word",
     )
     parser.add_argument("--device", help="cuda or cpu (default: a GPU where there is one)")
     parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -62,18 +63,20 @@ def main() -> None:
 
 
 def launch(launcher: str) -> int:
-    """Brings what a launcher sets in the environment into torch's names; returns the rank."""
+    """Brings what SLURM sets in the environment into torch's names; returns the rank."""
     if launcher == "slurm":
-        nodes = os.environ["SLURM_NODELIST"]
+        if "SLURM_PROCID" not in os.environ:
+            sys.exit("error: --launcher slurm outside of SLURM; start with tools/slurm_train.sh")
         os.environ["RANK"] = os.environ["SLURM_PROCID"]
         os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
         os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
         if "MASTER_ADDR" not in os.environ:
-            import subprocess
-
-            hosts = subprocess.check_output(["scontrol", "show", "hostnames", nodes], text=True)
+            nodes = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
+            hosts = subprocess.check_output(nodes, text=True)
             os.environ["MASTER_ADDR"] = hosts.splitlines()[0]
-        os.environ.setdefault("MASTER_PORT", "29500")
+        # A port of its own for each job, as two jobs may share a node.
+        port = 20000 + int(os.environ.get("SLURM_JOB_ID", "9500")) % 20000
+        os.environ.setdefault("MASTER_PORT", str(port))
     return int(os.environ.get("RANK", "0"))
 
 

@@ -9,6 +9,7 @@ no factor of the world size anywhere but here.
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -33,10 +34,15 @@ def world_size() -> int:
     return torch_dist.get_world_size() if is_initialized() else 1
 
 
-def init(device_type: str) -> None:
+def init(device: torch.device) -> None:
     """Joins the process group that torchrun describes in the environment, if there is one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
-        torch_dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+        on_gpu = device.type == "cuda"
+        torch_dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            timeout=timedelta(hours=6),  # others wait while the first rank evaluates
+            device_id=device if on_gpu else None,
+        )
 
 
 def shutdown() -> None:
@@ -60,7 +66,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         # Sum over ranks of what each rank's loss says of every row, then keep our own rows.
-        grad = grad.contiguous()
+        # A copy: autograd may hand the same tensor to other branches.
+        grad = grad.clone(memory_format=torch.contiguous_format)
         torch_dist.all_reduce(grad)
         return grad.narrow(0, rank() * ctx.rows, ctx.rows)
 
@@ -117,10 +124,10 @@ def mean(total: Tensor, count: Tensor | int) -> Tensor:
         ``[]``: a local loss whose average over ranks is (sum over ranks) / (count over ranks), in
         value and in gradient; 0 with zero gradient where no rank has an item.
     """
-    number = torch.as_tensor(count, dtype=total.dtype, device=total.device)
+    # `new_full`, since a tensor made of a Python number is copied to a device while the host waits.
+    number = count.to(total).clone() if isinstance(count, Tensor) else total.new_full((), count)
     ranks = world_size()
     if ranks > 1:
-        number = number.clone()
         torch_dist.all_reduce(number)
     return total * ranks / number.clamp(min=1)
 

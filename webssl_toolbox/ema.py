@@ -39,10 +39,13 @@ class EMA(Tower, Space):
             self.width, self.token_width = online.width, online.token_width
             self.input_size, self.tokenizer = online.input_size, online.tokenizer
 
-    @torch.no_grad()
-    def synchronise(self) -> None:
-        """Takes the source's state as it is now."""
-        self.module.load_state_dict(self.__dict__["online"].state_dict())
+    def train(self, mode: bool = True) -> EMA:
+        """Keeps dropout and drop path out of the teacher; its BatchNorm goes on as the source's."""
+        super().train(False)
+        for module in self.modules():
+            if getattr(module, "running_mean", None) is not None:
+                module.train(mode)
+        return self
 
     def plan(self, needs: frozenset[Need]) -> None:
         """The copy serves whatever its source was planned for."""
@@ -50,8 +53,13 @@ class EMA(Tower, Space):
     def attach(self, tower: str, width: int) -> None:
         """The copy has what its source has."""
 
+    def holds(self, tower: str) -> bool:
+        """As the source."""
+        module: Any = self.module
+        return module.holds(tower)
+
     def num_patches(self, size: int | None = None) -> int:
-        """As the source's."""
+        """As the source."""
         module: Any = self.module
         return module.num_patches(size)
 

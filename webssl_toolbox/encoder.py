@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .data.collate import Tokens, collate
+from .data.loader import to_device
 from .data.rng import sample_rng
 from .data.sample import Dataset, Sample
 from .data.views import Context, Pipeline
 from .pretrainer import Pretrainer
 from .registry import DATASETS
-from .towers import Encoding, Tower, encode
+from .towers import Encoding, Tower, encode_batch
 
 Image = np.ndarray | str | Path
 TEMPLATES = ("{}",)
@@ -99,11 +102,9 @@ class Encoder:
         ids = [tower.tokenizer.encode(text) for text in texts]
         pooled = []
         for batch in _batches(ids, self.batch_size):
-            length = torch.tensor([len(row) for row in batch])
-            padded = torch.zeros(len(batch), int(length.max()), dtype=torch.int64)
-            for row, values in zip(padded, batch, strict=True):
-                row[: len(values)] = torch.from_numpy(values)
-            pooled.append(self._run(tower, padded, length).pooled.float().cpu())
+            rows = Tokens.collate("text", [Tokens(row, 0) for row in batch])
+            encoding = self._run(tower, rows["text"], rows["text.length"])
+            pooled.append(encoding.pooled.float().cpu())
         return self._joint(torch.cat(pooled), self.text)
 
     def zero_shot(
@@ -140,9 +141,19 @@ class Encoder:
         key = repr(sorted(cfg.items()))
         if key not in self._splits:
             dataset: Dataset = DATASETS.create(cfg, "dataset")
-            # Drawing from a fixed generator: an evaluation is the same every time.
-            samples = [dataset.load(i, sample_rng(0, 0, i, "test")) for i in range(len(dataset))]
-            features = self._features(iter(samples))
+            labels: list[int] = []
+            captions: list[str] = []
+
+            def stream() -> Iterator[Sample]:
+                """Loads one sample after the other: their images need not fit into memory."""
+                for i in range(len(dataset)):
+                    # From a fixed generator: an evaluation is the same every time.
+                    sample = dataset.load(i, sample_rng(0, 0, i, "test"))
+                    labels.append(sample.label)
+                    captions.append(sample.captions[0] if sample.captions else "")
+                    yield sample
+
+            features = self._features(stream())
             try:
                 embeddings = self._joint(features, self.image)
             except MissingPart:
@@ -150,8 +161,8 @@ class Encoder:
             self._splits[key] = EncodedSplit(
                 features,
                 embeddings,
-                torch.tensor([s.label for s in samples]),
-                [s.captions[0] if s.captions else "" for s in samples],
+                torch.tensor(labels),
+                captions,
                 dataset.classes,
             )
         return self._splits[key]
@@ -165,18 +176,22 @@ class Encoder:
     def _features(self, samples: Iterator[Sample]) -> Tensor:
         tower = self._tower(self.image)
         pooled = []
-        for batch in _batches(samples, self.batch_size):
-            drawn = [self.view.draw(s, sample_rng(0, 0, i)) for i, s in enumerate(batch)]
-            stacked = {k: torch.from_numpy(np.stack([d[k] for d in drawn])) for k in drawn[0]}
-            stacked = {k: v.to(self._device()) for k, v in stacked.items()}
-            pooled.append(self._run(tower, self.view.finish(stacked)).pooled.float().cpu())
+        drawn = (self.view.draw(s, sample_rng(0, 0, i)) for i, s in enumerate(samples))
+        for batch in _batches(drawn, self.batch_size):
+            inputs = self.view.finish(to_device(collate(batch), self._device()))
+            pooled.append(self._run(tower, inputs).pooled.float().cpu())
         return torch.cat(pooled)
 
     def _run(self, tower: Tower, data: Tensor, length: Tensor | None = None) -> Encoding:
+        with self._evaluating():
+            return encode_batch(tower, data.to(self._device()), length)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         was_training = self.model.training
         self.model.eval()
         try:
-            return encode(tower, data.to(self._device()), length)
+            yield
         finally:
             self.model.train(was_training)
 
@@ -186,7 +201,7 @@ class Encoder:
             raise MissingPart(
                 f"no objective embeds the tower {tower!r} in the space {self.space!r}"
             )
-        with torch.inference_mode():
+        with self._evaluating(), torch.inference_mode():
             return space(pooled.to(self._device()), tower).float().cpu()
 
     def _device(self) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from . import dist
 from .objective import Need, Objective
+from .running_stats import unchanged
 from .spaces import Space
 from .towers import Encoding, Part, Segment, Tower
 
@@ -104,11 +106,15 @@ def _in_chunks(tower: Tower, chunks: int) -> Any:
     ``checkpoint``.
     """
 
+    def contexts() -> tuple[Any, Any]:
+        return nullcontext(), unchanged(tower)  # of the forward, and of its recomputation
+
     def run(segments: list[Segment]) -> list[Encoding]:
         pieces: list[list[Encoding]] = []
-        for i in range(chunks):
-            piece = [_rows(s, i, chunks) for s in segments]
-            pieces.append(checkpoint(tower, piece, use_reentrant=False))
+        count = min(chunks, segments[0].rows)
+        for i in range(count):
+            piece = [_rows(s, i, count) for s in segments]
+            pieces.append(checkpoint(tower, piece, use_reentrant=False, context_fn=contexts))
         return [_join([p[i] for p in pieces]) for i in range(len(segments))]
 
     return run

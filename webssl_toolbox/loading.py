@@ -12,7 +12,7 @@ from .engine.settings import check_inference
 from .registry import MODELS
 
 
-def load(path: str | Path, device: str = "cpu") -> Encoder:
+def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     """Loads the newest checkpoint of a run, or one checkpoint folder.
 
     The stored config is JSON and names registered types only; weights are safetensors.

@@ -67,11 +67,6 @@ class Progress:
     total: int
     finite: Tensor | None = None
 
-    @property
-    def fraction(self) -> float:
-        """``step / total`` in [0, 1]."""
-        return self.step / max(self.total, 1)
-
     def commit(self, buffer: Tensor, value: Tensor, rows: Tensor | None = None) -> None:
         """Writes ``value`` into ``buffer`` (or into its ``rows``), unless the step was skipped."""
         if self.finite is not None:

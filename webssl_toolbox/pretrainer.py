@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -53,6 +53,8 @@ class Pretrainer(nn.Module):
         chunks: int = 1,
     ) -> None:
         super().__init__()
+        if chunks < 1:
+            raise ValueError(f"model.chunks must be at least 1, but it is {chunks}")
         self.chunks = chunks
         self.step, self.total = 0, 1
         self.weights: dict[str, Schedule] = {}
@@ -67,7 +69,7 @@ class Pretrainer(nn.Module):
         self.spaces = nn.ModuleDict(attached.used())
         for space in self._spaces().values():
             if isinstance(space, EMA):  # only now has its source all that objectives attach
-                space.follow(self.spaces[space.of.removeprefix("spaces.")])
+                space.follow(self.spaces[_source(space.of, "spaces", self.spaces)])
         self._running_stats = RunningStats(self)
 
     # -- building ------------------------------------------------------------------------------
@@ -94,19 +96,18 @@ class Pretrainer(nn.Module):
                     f"an objective needs the tower {name!r}, which model.towers lacks"
                     f"{nearest(name, cfg)}"
                 )
-        wanted += [
-            s for n in list(wanted) if (s := _ema_source(cfg[n], "towers")) and s not in wanted
-        ]
+        for entry in [cfg[name] for name in wanted]:
+            source = _source(entry.get("of"), "towers", cfg) if entry.get("type") == "EMA" else None
+            if source and source not in wanted:
+                wanted.append(source)
         # Sources before their averages, which copy them.
         wanted.sort(key=lambda name: cfg[name].get("type") == "EMA")
         self.towers = nn.ModuleDict()
         for name in wanted:
-            if name not in cfg:
-                raise ValueError(f"model.towers: an EMA follows {name!r}, which is not declared")
             with seeded(f"towers.{name}"):
                 tower = MODELS.create(cfg[name], f"model.towers.{name}")
                 if isinstance(tower, EMA):
-                    tower.follow(self.towers[tower.of.removeprefix("towers.")])
+                    tower.follow(self.towers[_source(tower.of, "towers", self.towers)])
                 tower.plan(frozenset(self.plan.get(name, ())))
             self.towers[name] = tower
         self.plan = {name: self.plan[name] for name in wanted if name in self.plan}
@@ -117,11 +118,6 @@ class Pretrainer(nn.Module):
             with seeded(f"spaces.{name}"):
                 built[name] = SPACES.create(cfg[name], f"model.spaces.{name}")
         return built
-
-    def synchronise_ema(self) -> None:
-        """Starts every average from its source again, as after loading weights into it."""
-        for ema in self._emas():
-            ema.synchronise()
 
     # -- one step ------------------------------------------------------------------------------
 
@@ -151,6 +147,7 @@ class Pretrainer(nn.Module):
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
         """Commits what the step staged: queues, centres, bounds, then averages."""
+        self.step, self.total = progress.step, progress.total
         self._running_stats.commit(progress)
         for objective in self._objectives():
             objective.after_step(progress)
@@ -205,7 +202,7 @@ class _Spaces(Mapping[str, Space]):
         for name in list(self.taken):
             space = self.built[name]
             if isinstance(space, EMA):
-                self.taken.add(space.of.removeprefix("spaces."))
+                self.taken.add(_source(space.of, "spaces", self.built))
         return {name: space for name, space in self.built.items() if name in self.taken}
 
 
@@ -214,10 +211,10 @@ def _present(cfg: Config) -> Config:
     return {name: entry for name, entry in cfg.items() if entry is not None}
 
 
-def _ema_source(cfg: Config, kind: str) -> str | None:
-    if cfg.get("type") != "EMA":
-        return None
-    source = str(cfg.get("of", ""))
-    if not source.startswith(f"{kind}."):
-        raise ValueError(f"model.{kind}: an EMA follows '{kind}.<name>', not {source!r}")
-    return source.removeprefix(f"{kind}.")
+def _source(of: Any, kind: str, names: Iterable[str]) -> str:
+    """Returns the name that an EMA follows, ``of='towers.image'``; refuses another."""
+    name = str(of).removeprefix(f"{kind}.")
+    if name == of or name not in names:
+        wanted = nearest(str(of), (f"{kind}.{n}" for n in names))
+        raise ValueError(f"model.{kind}: an EMA cannot follow of={of!r}{wanted}")
+    return name

@@ -160,6 +160,10 @@ class PluginRegistry(Registry):
         except (TypeError, AttributeError, ArithmeticError, LookupError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{where}: {cfg['type']} cannot be built: {reason}") from error
+        except ValueError as error:
+            if str(error).startswith(where):  # said by what it builds in turn
+                raise
+            raise ValueError(f"{where}: {error}") from error
 
 
 # Towers are a child of mmengine's MODELS: `type='webssl_toolbox.ViT'` works in OpenMMLab configs.

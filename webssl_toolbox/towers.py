@@ -108,7 +108,7 @@ def refuse_patches(tower: Tower, needs: frozenset[Need]) -> None:
             )
 
 
-def encode(tower: Tower, data: Tensor, length: Tensor | None = None) -> Encoding:
+def encode_batch(tower: Tower, data: Tensor, length: Tensor | None = None) -> Encoding:
     """Encodes one plain batch outside training: images, or ids with their lengths."""
     need = Need("", "batch")
     with torch.inference_mode():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from webssl_toolbox import Features, Need, Objective, Progress, Space, Tower, dist
 
-from ._common import attach_pair, contrast, embedded
+from ._common import ROWS, attach_pair, contrast, embedded
 
 
 class NNQueue(Objective):
@@ -97,11 +97,14 @@ def neighbours(
     Returns:
         Neighbours ``[n, B, D]`` and their mean similarity ``[]``.
     """
+    keys, found = queue.to(queries.dtype), []
     with torch.autocast(queries.device.type, enabled=False):
-        similarity = queries @ queue.to(queries.dtype).T
-        own = captions.unsqueeze(-1) == queue_captions
-        best, index = similarity.masked_fill_(own, -2.0).max(-1)
-    return queue[index].to(queries.dtype), best.mean()
+        pieces = zip(queries.flatten(0, 1).split(ROWS), captions.flatten().split(ROWS), strict=True)
+        for rows, said in pieces:
+            own = said.unsqueeze(-1) == queue_captions
+            found.append((rows @ keys.T).masked_fill_(own, -2.0).max(-1))
+    best, index = (torch.cat(values) for values in zip(*found, strict=True))
+    return keys[index].view_as(queries), best.mean()
 
 
 def gather_rows(x: Tensor) -> Tensor:

@@ -91,4 +91,6 @@ def by_view(layers: nn.Sequential, x: Tensor) -> list[Tensor]:
 
 def agreement(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean cosine of rows, with no gradient into ``target``; both ``[B, D]``."""
-    return F.cosine_similarity(prediction, target.detach(), dim=1).mean()
+    # At least float32: on a CPU, autocast leaves the cosine, and the loss, in bfloat16.
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    return F.cosine_similarity(prediction.to(dtype), target.detach().to(dtype), dim=1).mean()

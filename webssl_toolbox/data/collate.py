@@ -20,8 +20,14 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         values = [sample[name] for sample in samples]
         if hasattr(first, "collate"):
             batch.update(first.collate(name, values))
-        else:
+            continue
+        try:
             batch[name] = torch.from_numpy(np.stack(values))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"view {name!r} gives values that cannot be stacked ({error}): an image view needs "
+                "a crop to one size, a text view ends with Tokenize"
+            ) from None
     return batch
 
 

@@ -135,8 +135,14 @@ class Pipeline:
     def draw(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         """Returns the worker's value under the view's name and device parameters as ``name@i``."""
         value = None if self.reads == "nothing" else getattr(sample, self.reads)
-        for step in self.worker:
-            value = step(value, sample, rng)
+        for i, step in enumerate(self.worker):
+            try:
+                value = step(value, sample, rng)
+            except (TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"view {self.name!r}: step {i}, {type(step).__name__}, cannot take what comes "
+                    f"before it, a {type(value).__name__} ({error}); check the order of the steps"
+                ) from error
         out = {self.name: value}
         for i, step in enumerate(self.device):
             out[f"{self.name}@{i}"] = step.draw(rng)

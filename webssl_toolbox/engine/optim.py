@@ -97,7 +97,7 @@ def _build(
         raise ValueError(
             f"{where}.type {name!r} is not known{nearest(str(name), OPTIMIZERS.module_dict)}"
         )
-    valid = inspect.signature(cls).parameters
+    valid = inspect.signature(cls).parameters.keys() - {"params", "foreach", "maximize"}
     arguments = {key: value for key, value in cfg.items() if key != "type"}
     for key in arguments:
         if key not in valid:
@@ -105,7 +105,7 @@ def _build(
     if "fused" not in valid:
         raise ValueError(
             f"{where}.type: {name} has no fused step, which a skipped step on the device needs; "
-            f"use one of AdamW, Adam, SGD, Adagrad"
+            f"use AdamW, Adam or SGD"
         )
     decayed = {True: [], False: []}  # type: ignore[var-annotated]
     for parameter in model.parameters():
@@ -115,4 +115,15 @@ def _build(
         {"params": decayed[True], "decay": True},
         {"params": decayed[False], "decay": False, "weight_decay": 0.0},
     ]
-    return cls([g for g in groups if g["params"]], **arguments, fused=True)
+    try:
+        optimizer = cls([g for g in groups if g["params"]], **{**arguments, "fused": True})
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{where}: {error}") from None
+    if arguments.get("momentum"):
+        if arguments.get("dampening"):
+            raise ValueError(f"{where}.dampening is not supported; leave it out")
+        # Fused SGD would take uninitialised memory for it, should the first step be skipped.
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

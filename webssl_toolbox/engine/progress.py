@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,15 @@ class MetricsFile:
                         kept.append(line)
                 except (ValueError, KeyError):
                     continue  # cut off by the kill
-        path.write_text("".join(f"{line}\n" for line in (kept if start else [])), encoding="utf-8")
+        beside = path.with_suffix(".tmp")
+        beside.write_text("".join(f"{line}\n" for line in (kept if start else [])), "utf-8")
+        beside.replace(path)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one line; a value that is not finite becomes null, as JSON has no NaN."""
         row: dict[str, Any] = {"step": step}
-        row |= {k: round(v, 6) if math.isfinite(v) else None for k, v in values.items()}
+        row |= {k: float(f"{v:.6g}") if math.isfinite(v) else None for k, v in values.items()}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
@@ -128,7 +131,7 @@ class Reporter:
         values = {k.removesuffix(".loss"): v for k, v in losses.items() if "loss" in k}
         text = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
         if self._bar is None:
-            left = time.strftime("%H:%M:%S", time.gmtime(per_step * (self.total - step)))
+            left = timedelta(seconds=int(per_step * (self.total - step)))
             self.say(f"step {step}/{self.total}, {left} left, {pace} | {text}")
         else:
             self._bar.update(self._task, completed=step, description=pace)

@@ -21,7 +21,7 @@ from ..data import loader
 from ..data.views import Context, Views
 from ..encoder import Encoder
 from ..evaluation.runner import Evaluation
-from ..evaluation.table import headlines, to_rich
+from ..evaluation.table import headlines, to_markdown, to_rich
 from ..objective import Progress
 from ..registry import DATASETS, HOOKS, MODELS
 from ..seeding import seed_step
@@ -59,8 +59,13 @@ class Runner:
         self.settings = s = settings_from(cfg)
         self.work_dir, self.logger = Path(work_dir), logger
         self.max_iters = s.train_cfg.max_iters
-        self.device = _device(device)
-        dist.init(self.device.type)
+        self.device = find_device(device)
+        dist.init(self.device)
+        if s.train_dataloader.batch_size % dist.world_size():
+            raise ValueError(
+                f"train_dataloader.batch_size is the global batch: {s.train_dataloader.batch_size} "
+                f"rows cannot be shared evenly by {dist.world_size()} ranks"
+            )
 
         self.model = MODELS.create({"type": "Pretrainer", "seed": s.seed} | dict(s.model), "model")
         self.model.to(self.device, memory_format=torch.channels_last)
@@ -79,6 +84,7 @@ class Runner:
         self.iter = self._prepare_work_dir(resume)
         self.before: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
+        self._evaluated = -1  # at which step
 
     # -- the run -------------------------------------------------------------------------------
 
@@ -115,17 +121,19 @@ class Runner:
                 averages.add(logs)
                 watch.watch(self.iter, finite, logs)
                 self.reporter.tick(self.iter)
-                if self._due(s.train_cfg.log_interval):
-                    self._report(averages.read() | {"skipped": float(watch.skipped)})
-                if self._due(s.evaluation.interval):
-                    self.evaluate()
-                if self._due(s.train_cfg.checkpoint_interval):
+                save = self._due(s.train_cfg.checkpoint_interval) or self.iter == self.max_iters
+                if save or self._due(s.train_cfg.log_interval):
+                    # Also where a run may be resumed, so that means never span a checkpoint.
+                    self._report(averages.read())
+                if save:
                     watch.flush()
                     self.save()
+                if self._due(s.evaluation.interval):
+                    self.evaluate()
+            self._finish()
             self.call_hook("after_train")
         finally:
             self._close_reports()
-        self._finish()
         return self.metrics
 
     def _step(
@@ -145,7 +153,8 @@ class Runner:
         finite, norm = self.optim_wrapper.update(torch.stack(list(losses.values())).sum())
         self.iter += 1
         self.model.after_step(Progress(self.iter, self.max_iters, finite))
-        logs |= {"grad_norm": norm, "unreadable": inputs["unreadable"].sum()}
+        replaced = inputs["unreadable"].float().mean()
+        logs |= {"grad_norm": norm, "skipped": (~finite).float(), "unreadable": replaced}
         self.call_hook("after_train_iter", batch_idx=self.iter - 1, data_batch=batch, outputs=logs)
         return logs, finite
 
@@ -155,7 +164,7 @@ class Runner:
         return data_parallel(self.model)
 
     def _due(self, interval: int) -> bool:
-        return interval > 0 and (self.iter % interval == 0 or self.iter == self.max_iters)
+        return interval > 0 and self.iter % interval == 0
 
     def call_hook(self, name: str, **arguments: Any) -> None:
         """Calls a hook point on all hooks, in the order of the config."""
@@ -173,6 +182,7 @@ class Runner:
                 for line in headlines(self.metrics):
                     self.reporter.say(f"step {self.iter}  {line}")
             dist.barrier()
+        self._evaluated = self.iter
         return self.metrics
 
     def _untrained_metrics(self) -> dict[str, float]:
@@ -185,14 +195,13 @@ class Runner:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def _finish(self) -> None:
-        """Evaluates, saves and prints the table."""
-        if not self._due(self.settings.evaluation.interval):
+        """Evaluates, and shows what training brought: on the terminal and in ``results.md``."""
+        if self._evaluated != self.iter:
             self.evaluate()
-        if not self._due(self.settings.train_cfg.checkpoint_interval):
-            self.save()
         if dist.rank() == 0:
-            self.file.close()
             if self.metrics:
+                table = to_markdown(self.metrics, self.before)
+                (self.work_dir / "results.md").write_text(table, encoding="utf-8")
                 Console(width=100).print(to_rich(self.metrics, self.before))
             digest = ", ".join(f"{name} {value[:16]}" for name, value in self.digest().items())
             logger.info("done: %s (SHA-256 of the state: %s)", self.work_dir, digest)
@@ -208,7 +217,11 @@ class Runner:
         """Writes a checkpoint on the first rank, then deletes the oldest."""
         with self._paused():
             if dist.rank() == 0:
-                meta = {"config": _plain(self.cfg), "world_size": dist.world_size()}
+                meta = {
+                    "config": _plain(self.cfg),
+                    "batch_size": self.settings.train_dataloader.batch_size,
+                    "world_size": dist.world_size(),
+                }
                 optimizer = self.optim_wrapper.optimizer
                 checkpoint.save(self.checkpoints, self.iter, self.model, optimizer, meta)
                 checkpoint.prune(self.checkpoints, self.settings.train_cfg.keep_checkpoints)
@@ -225,11 +238,23 @@ class Runner:
                 f"{self.work_dir} holds a run already: continue it with --resume, choose another "
                 "place with --work-dir, or delete it"
             )
+        if resume and not found and list(self.checkpoints.glob("step_*")):
+            raise ValueError(
+                f"no checkpoint in {self.checkpoints} can be read, see the warnings; move that "
+                "folder away to start from the beginning"
+            )
         self.work_dir.mkdir(parents=True, exist_ok=True)
         step = 0
         if found:
             state = checkpoint.load(found, self.model, self.optim_wrapper.optimizer)
             step = int(state["step"])
+            batch_size = self.settings.train_dataloader.batch_size
+            trained = state.get("batch_size", batch_size)
+            if trained != batch_size:  # the position in the data counts batches
+                raise ValueError(
+                    f"{found} was trained with train_dataloader.batch_size={trained}, not "
+                    f"{batch_size}; resume with that"
+                )
             logger.info("resuming from %s", found)
         elif resume:
             logger.warning("nothing to resume in %s: starting from the beginning", self.work_dir)
@@ -269,6 +294,8 @@ class Runner:
 
     def _close_reports(self) -> None:
         self.reporter.close()
+        if dist.rank() == 0:
+            self.file.close()
         for backend in self.backends:
             backend.close()
 
@@ -279,7 +306,8 @@ class Runner:
         self.reporter.pause(time.perf_counter() - began)
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """Returns the device of a name; by default this rank's GPU, or the CPU where there is none."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -289,7 +317,12 @@ def _device(name: str | None) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError("no GPU was found, but the device is 'cuda'; leave --device out")
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        count, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+        # SLURM may show each task one GPU, whatever its number on the node.
+        index = (0 if count == 1 else local) if device.index is None else device.index
+        if index >= count:
+            raise ValueError(f"this rank asks for GPU {index}, but it sees {count}; start fewer")
+        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device
 

@@ -202,6 +202,10 @@ def check_inference(model: Any, test_view: Any) -> None:
 
 def _check_types(settings: Settings) -> None:
     check_inference(settings.model, settings.test_view)
+    if settings.evaluation.evaluators and not settings.test_view:
+        raise ValueError("evaluation.evaluators need a test_view: how images are prepared")
+    if settings.optim_wrapper.clip_grad is not None and settings.optim_wrapper.clip_grad <= 0:
+        raise ValueError("optim_wrapper.clip_grad must be positive, or None for no bound")
     DATASETS.check(settings.train_dataloader.dataset, "train_dataloader.dataset")
     check_views(settings.train_dataloader.views)
     for name, entry in _entries(settings.evaluation.evaluators, "evaluation.evaluators"):
