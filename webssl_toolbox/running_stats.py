@@ -47,9 +47,8 @@ class RunningStats:
     def restore(self) -> None:
         """Puts the saved statistics back."""
         for buffers, saved in zip(self._by_kind(), self._saved, strict=False):
-            pieces = saved.split([b.numel() for b in buffers])
-            views = [p.view(b.shape) for p, b in zip(pieces, buffers, strict=True)]
-            torch._foreach_copy_(buffers, views)
+            pieces = saved.split([len(b) for b in buffers]) if buffers[0].ndim else saved.unbind()
+            torch._foreach_copy_(buffers, pieces)
 
 
 @contextmanager
@@ -64,4 +63,4 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 
 
 def _flat(buffers: list[Tensor]) -> Tensor:
-    return torch.cat([b.reshape(-1) for b in buffers])
+    return torch.cat(buffers) if buffers[0].ndim else torch.stack(buffers)
