@@ -20,7 +20,7 @@ model = dict(
         clip=dict(type="CLIP", weight=0.4),
         multi_view=dict(type="MultiView", weight=0.2),
         simsiam=dict(type="SimSiam", dim=1024, hidden=512, space="joint", weight=0.2),
-        mlm=dict(type="MLM", text="text_aug", weight=0.2),
+        mlm=dict(type="MLM", weight=0.2),
         nn_queue=dict(type="NNQueue", size=1024, weight=0.2),
     ),
 )

@@ -9,8 +9,8 @@ _base_ = ["declip_r50.py"]
 model = dict(
     towers=dict(
         image=dict(width=16, input_size=32),
-        # 8,192 ids, not 49,409: a tower of width 128 would be mostly embedding.
-        text=dict(width=128, depth=2, heads=4, vocab_size=8192),
+        # 4,096 ids, not 49,409: a tower of width 128 would be mostly embedding.
+        text=dict(width=128, depth=2, heads=4, vocab_size=4096),
     ),
     spaces=dict(joint=dict(dim=256)),
     objectives=dict(simsiam=dict(dim=256, hidden=64)),

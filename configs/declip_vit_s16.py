@@ -2,7 +2,7 @@
 #
 #   python tools/train.py configs/declip_vit_s16.py
 #
-# Hardware: one GPU. Data: the embedded corpus; a ViT wants far more than its 1,737 training
+# Hardware: one GPU. Data: the embedded corpus; a ViT wants far more than its 1,736 training
 # concepts, so take your own pairs for anything but a trial.
 # Result: not yet measured on a GPU.
 _base_ = ["declip_r50.py"]

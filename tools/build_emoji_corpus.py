@@ -209,17 +209,16 @@ def svg_document(icons: dict[str, Any], name: str) -> str:
 def choose_unseen(base: dict[str, dict[str, Any]], drawings: dict[str, Drawings]) -> set[str]:
     """Chooses the concepts that no training split holds, in proportion to the subgroups.
 
-    All are drawn by fluent-flat and, where the subgroup allows, by noto-v1: the designers that
-    test them. A hash decides among equals, so the choice depends on no seed and no order.
+    Whether a designer that tests them drew them plays no part, so that they are a fair sample. A
+    hash decides, so the choice depends on no seed and no order.
     """
-    trained = {k for n, designer in DESIGNERS.items() if designer.train for k in drawings[n]}
-    eligible = sorted(trained & drawings["fluent-flat"].keys())
+    eligible = {k for n, designer in DESIGNERS.items() if designer.train for k in drawings[n]}
     subgroups = defaultdict(list)
     for key in eligible:
         subgroups[base[key].get("subgroup")].append(key)
     unseen = set()
     for keys in subgroups.values():
-        keys.sort(key=lambda key: (key not in drawings["noto-v1"], stable_hash(f"unseen/{key}")))
+        keys.sort(key=lambda key: stable_hash(f"unseen/{key}"))
         unseen.update(keys[: round(NUM_UNSEEN * len(keys) / len(eligible))])
     return unseen
 

@@ -5,8 +5,8 @@ _render = 72  # pixels of the cached drawings
 
 _image_view = [
     dict(type="Background", white=0.7),
-    dict(type="RandomResizedCrop", scale=(0.5, 1.0)),
-    dict(type="ColorJitter", brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, prob=0.8),
+    dict(type="RandomResizedCrop", scale=(0.6, 1.0)),
+    dict(type="ColorJitter", brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05, prob=0.6),
     dict(type="Normalize"),
 ]
 
@@ -18,11 +18,10 @@ train_dataloader = dict(
         v1=_image_view,
         v2=_image_view,
         text=[dict(type="Caption", pick=0), dict(type="Tokenize")],
-        # The second caption is the concept's tags: "aeroplane, fly, flying, jet, plane". Masked, so
-        # that one encoding serves masked language modelling and the contrasts, as in DeCLIP's code.
-        text_aug=[
-            dict(type="Caption", pick=1),
-            dict(type="EDA"),
+        # The second caption is the concept's tags: "aeroplane, fly, flying, jet, plane".
+        text_aug=[dict(type="Caption", pick=1), dict(type="EDA"), dict(type="Tokenize")],
+        text_mlm=[
+            dict(type="Caption", pick="random"),
             dict(type="Tokenize"),
             dict(type="MaskTokens", prob=0.2),
         ],
