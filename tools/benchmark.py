@@ -35,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from webssl_toolbox.data.collate import Tokens, collate
+from webssl_toolbox.data.loader import to_device
 from webssl_toolbox.engine import settings
 from webssl_toolbox.engine.optim import OptimWrapper
 from webssl_toolbox.objective import Need, Progress
@@ -164,16 +165,6 @@ def padded(view: str, data: Tensor) -> Segment:
         data = nn.functional.pad(data, (0, CONTEXT - data.shape[1]))
         length = torch.full((len(data),), CONTEXT)
     return Segment(Need("", view), (Part(view, data, length),))
-
-
-def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Moves a batch as the runner does: lengths stay on the host, images are channels_last."""
-    moved = {}
-    for name, value in inputs.items():
-        value = value if name.endswith(".length") else value.to(device)
-        images = value.ndim == 4
-        moved[name] = value.to(memory_format=torch.channels_last) if images else value
-    return moved
 
 
 class Operations(TorchDispatchMode):
