@@ -1,4 +1,4 @@
-"""The laptop configs themselves, on the embedded corpus: minutes, so for ``make test-all``."""
+"""The configs themselves, on the embedded corpus: minutes, so for ``make test-all``."""
 
 import json
 import os
@@ -52,3 +52,11 @@ def test_clip_learns_concepts_that_it_has_never_seen(tmp_path):
     # Chance is 2.5; a third of the usual run already gives some 15.
     unseen = [lines[-1][f"zero_shot/unseen/{name}/top5"] for name in ("noto-v1", "fluent-flat")]
     assert sum(unseen) / 2 > 7.5
+
+
+@pytest.mark.parametrize("config", ["declip_r50", "clip_r50", "declip_vit_s16"])
+def test_the_full_width_configs_train_a_step(config, tmp_path):
+    options = ["train_cfg.max_iters=1", "train_dataloader.batch_size=16"]
+    assert start(config, tmp_path, *options, "evaluation.evaluators={}").wait(900) == 0
+    (line,) = map(json.loads, (tmp_path / "metrics.jsonl").open())
+    assert line["skipped"] == 0 and line["clip.loss"] > 0
