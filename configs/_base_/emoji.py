@@ -36,7 +36,7 @@ test_view = [
 
 _seen = ("noto-v1", "noto-v1-distinct", "fluent-flat", "fluent-high-contrast")
 _unseen = ("unseen/noto-v1", "unseen/fluent-flat")
-_concepts = {name: dict(type="Emoji", split=name, size=_render) for name in _seen + _unseen}
+_concepts = {name: dict(type="Emoji", split=name, size=_render) for name in _unseen + _seen}
 _groups = {
     name: dict(type="Emoji", split=name, size=_render, target="group")
     for name in ("noto-v1", "fluent-flat", "fluent-high-contrast")
@@ -45,7 +45,7 @@ _drawings = dict(type="Emoji", split="train-drawings", size=_render)
 _grouped_drawings = dict(type="Emoji", split="train-drawings", size=_render, target="group")
 
 evaluation = dict(
-    interval=300,
+    interval=450,
     evaluators=dict(
         zero_shot=dict(type="ZeroShot", splits=_concepts),
         # What comparing raw pixels gives: the yardstick beside zero_shot, and beside knn.
