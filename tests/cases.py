@@ -7,7 +7,12 @@ from webssl_toolbox.testing import Case
 RESNET = dict(type="CLIPResNet", depths=(1, 1, 1, 1), width=8, input_size=32)
 VIT = dict(type="ViT", patch_size=8, width=16, depth=2, heads=2, input_size=16)
 TEXT = dict(type="TextTransformer", width=16, depth=2, heads=2, vocab_size=600)
+REGNET = dict(
+    type="RegNetY", depths=(1, 1, 1, 1), widths=(8, 8, 16, 16), group_width=8, input_size=32
+)
+BERT = dict(type="BERT", width=16, depth=2, heads=2, vocab_size=600)
 JOINT = dict(joint=dict(type="JointSpace", dim=8))
+TOKENS = dict(tokens=dict(type="JointSpace", dim=8, bias=True))
 TOWERS = dict(image=RESNET, text=TEXT)
 
 
@@ -18,12 +23,19 @@ def one(name: str, towers: dict = TOWERS, spaces: dict = JOINT, **objective) -> 
 OBJECTIVES = {
     "clip": one("clip", type="CLIP"),
     "clip_vit": one("clip", dict(image=VIT, text=TEXT), type="CLIP"),
+    "clip_regnet": one("clip", dict(image=REGNET, text=TEXT), type="CLIP"),
+    "clip_bert": one("clip", dict(image=VIT, text=BERT), type="CLIP"),
     "flip": one("clip", dict(image=VIT, text=TEXT), type="CLIP", keep="v1_keep"),
     "multi_view": one("multi_view", type="MultiView"),
     "simsiam": one("simsiam", type="SimSiam", dim=16, hidden=8),
     "simsiam_joint": one("simsiam", type="SimSiam", dim=16, hidden=8, space="joint"),
+    # Some rows have fewer tokens than the six that each offers: all four patches, short captions.
+    "filip": one(
+        "filip", dict(image=VIT, text=TEXT), TOKENS, type="FILIP", images=("v1", "v2"), top_k=6
+    ),
     "mlm": one("mlm", type="MLM"),
     "mlm_bidirectional": one("mlm", dict(text=TEXT | dict(causal=False, pool="mean")), type="MLM"),
+    "mlm_bert": one("mlm", dict(text=BERT | dict(pool="mean")), type="MLM"),
     # As large as a batch: full after the first step, and overwritten whole by each. Neighbours
     # teach the image tower alone, so something else must train the text tower.
     "nn_queue": Case(

@@ -1,13 +1,15 @@
-"""CLIP's tokenizer against a slow reference, written from the algorithm."""
+"""CLIP's tokenizer against open_clip's ids, and a slow reference, written from the algorithm."""
 
 import gzip
 import html
+import json
 import multiprocessing
 import pickle
 import random
 import unicodedata
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import ftfy
 import pytest
@@ -131,6 +133,17 @@ def test_ids_equal_the_reference():
     tokenizer = CLIPTokenizer(context_length=10_000)
     for text in [*HARD, *random_texts(284)]:
         assert tokenizer.encode(text).tolist() == [49406, *reference_ids(text), 49407], repr(text)
+
+
+def test_ids_equal_open_clips():
+    """On strings of all kinds; ``make_open_clip_ids.py`` beside this file wrote them."""
+    file = Path(__file__).parent / "data" / "open_clip_ids.json.gz"
+    stored = json.loads(gzip.decompress(file.read_bytes()))
+    tokenizer = CLIPTokenizer()
+    assert len(set(stored["texts"])) == 1000
+    assert sum(len(ids) == tokenizer.context_length for ids in stored["ids"]) > 100  # truncated
+    for text, ids in zip(stored["texts"], stored["ids"], strict=True):
+        assert tokenizer.encode(text).tolist() == ids, repr(text)
 
 
 def test_ids_around_clip():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -44,14 +45,29 @@ class JointSpace(Space):
         dim: channels of the embedding.
         temperature: initial value; its inverse is learned as ``exp(logit_scale)``.
         max_scale: upper bound of the inverse temperature.
-        bias: whether projections have one.
+        bias: whether projections have one; or the names of the towers whose projection does.
+        min_scale: lower bound of the inverse temperature; both are kept after each step.
+
+    Raises:
+        ValueError: no inverse temperature lies between the bounds.
     """
 
     def __init__(
-        self, dim: int, temperature: float = 0.07, max_scale: float = 100.0, bias: bool = False
+        self,
+        dim: int,
+        temperature: float = 0.07,
+        max_scale: float = 100.0,
+        bias: bool | Sequence[str] = False,
+        min_scale: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= min_scale <= max_scale:
+            raise ValueError(
+                f"min_scale={min_scale} and max_scale={max_scale} leave no inverse temperature; "
+                "0 <= min_scale <= max_scale"
+            )
         self.dim, self.bias = dim, bias
+        self.min_log_scale = math.log(min_scale) if min_scale else -math.inf
         self.max_log_scale = math.log(max_scale)
         self.project = nn.ModuleDict()
         # Shape [1], not []: FSDP2 refuses scalars. Created by `use_scale`, so that a config without
@@ -61,14 +77,24 @@ class JointSpace(Space):
         self._scope = current_scope()
 
     def attach(self, tower: str, width: int) -> None:
-        """Creates the projection of ``tower``, initialised by its own name."""
+        """Creates the projection of ``tower``, initialised by its own name.
+
+        Raises:
+            ValueError: it has one already, from encodings of another width.
+        """
         if tower not in self.project:
+            bias = self.bias if isinstance(self.bias, bool) else tower in self.bias
             with seeded(f"project.{tower}", within=self._scope):
-                linear = nn.Linear(width, self.dim, bias=self.bias)
+                linear = nn.Linear(width, self.dim, bias=bias)
                 nn.init.normal_(linear.weight, std=width**-0.5)
-                if self.bias:
+                if bias:
                     nn.init.zeros_(linear.bias)
             self.project[tower] = linear
+        elif (other := self.project[tower].in_features) != width:
+            raise ValueError(
+                f"a joint space projects {tower!r} from {other} channels for one objective, and "
+                f"from {width} for another; give one of them a space of its own"
+            )
 
     def holds(self, tower: str) -> bool:
         """Returns whether ``tower`` was attached."""
@@ -88,7 +114,7 @@ class JointSpace(Space):
     def after_step(self, progress: Progress) -> None:
         """Bounds the temperature (after the step, so that its gradient is never cut off)."""
         if self.logit_scale is not None:
-            self.logit_scale.clamp_(max=self.max_log_scale)
+            self.logit_scale.clamp_(self.min_log_scale, self.max_log_scale)
 
     def forward(self, x: Tensor, tower: str) -> Tensor:
         """Projects and L2-normalises ``[..., width]`` to ``[..., dim]``."""

@@ -28,8 +28,9 @@ class CLIPTokenizer:
 
     Ids equal those of open_clip's ``SimpleTokenizer``, except that a literal
     ``<start_of_text>`` or ``<end_of_text>`` in a caption stays text: there it becomes the special
-    id, and a tower that pools at the first EOT stops early. The mask token comes after CLIP's
-    49,408 ids, so that OpenAI's embedding rows map one to one.
+    id, and a tower that pools at the first EOT stops early. Letters that came after Unicode 16 may
+    be taken for symbols, since the `tokenizers` package does not know them yet. The mask token
+    comes after CLIP's 49,408 ids, so that OpenAI's embedding rows map one to one.
 
     An instance holds its context length alone; vocabulary and cache belong to the process.
     It pickles in a few bytes and is safe in forked workers.

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from webssl_toolbox import Features, Need, Space, Tower, dist
+from webssl_toolbox.compat import full_precision
 
 ROWS = 4096  # rows of similarities held at a time: beyond it, they are recomputed in backward
 
@@ -39,7 +40,7 @@ def contrast(
         ``[m, n]`` losses, means over local rows.
     """
     # Similarities are scaled by up to 100: eight bits of mantissa would be noise.
-    with torch.autocast(images.device.type, enabled=False):
+    with full_precision(images):
         scaled = images * scale
         if all_images is images and all_texts is texts and len(images[0]) <= rows:
             # One matmul serves all pairs and both directions.
@@ -54,7 +55,7 @@ def contrast(
 
 def one_way(queries: Tensor, keys: Tensor, rows: int = ROWS) -> Tensor:
     """InfoNCE from scaled ``queries [m, B, D]`` to ``keys [n, G, D]``; returns ``[m, n]``."""
-    with torch.autocast(queries.device.type, enabled=False):
+    with full_precision(queries):
         size = queries.shape[1]
         if size <= rows:
             return _from_rows(queries, keys, dist.row_offset(size)).mean(1)

@@ -25,7 +25,7 @@ class MultiView(Objective):
         space: joint space of the two.
     """
 
-    share: Tensor
+    kept: Tensor
 
     def __init__(
         self,
@@ -39,10 +39,12 @@ class MultiView(Objective):
         self.texts = [Need("text", view) for view in texts]
         self.space = space
         skipped = {tuple(pair) for pair in skip}
-        share = torch.tensor([[float((i, t) not in skipped) for t in texts] for i in images])
-        if not share.any():
+        kept = [[float((i, t) not in skipped) for t in texts] for i in images]
+        if not any(map(any, kept)):
             raise ValueError(f"MultiView skips all pairs of {images} and {texts}; leave one")
-        self.register_buffer("share", share / share.sum(), persistent=False)
+        # Ones and zeros are exact in any precision, as shares are not.
+        self.count = sum(map(sum, kept))
+        self.register_buffer("kept", torch.tensor(kept), persistent=False)
 
     def needs(self) -> frozenset[Need]:
         """All views of both towers."""
@@ -58,4 +60,4 @@ class MultiView(Objective):
         texts, all_texts = embedded(features, self.texts, self.space)
         scale = features.space(self.space).scale()
         pairs = contrast(images, texts, all_images, all_texts, scale)
-        return {"loss": (pairs * self.share).sum()}
+        return {"loss": (pairs * self.kept).sum() / self.count}

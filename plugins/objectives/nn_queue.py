@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from webssl_toolbox import Features, Need, Objective, Progress, Space, Tower, dist
+from webssl_toolbox.compat import full_precision
 
-from ._common import ROWS, attach_pair, contrast, embedded
+from ._common import ROWS, attach_pair, contrast, embedded, one_way
 
 
 class NNQueue(Objective):
@@ -22,9 +23,15 @@ class NNQueue(Objective):
     Args:
         images: views of the image tower.
         texts: views of the text tower whose neighbours are sought.
-        enqueue: the text view that is remembered.
-        size: captions remembered.
+        enqueue: the text view that is remembered, or several, in the order in which they enter.
+        size: embeddings remembered.
         space: joint space.
+        symmetric: also tell the image of a neighbour from the others; False is from images to
+            neighbours alone, as in the code that the authors released.
+        rank_local: each rank remembers, and searches, its own captions alone, as that code does.
+            A checkpoint holds the first rank's queue: after a resume all ranks search that one,
+            until their own captions have replaced it. So only a run on one rank then equals one
+            that never stopped.
     """
 
     queue: Tensor
@@ -35,19 +42,23 @@ class NNQueue(Objective):
         self,
         images: Sequence[str] = ("v1", "v2"),
         texts: Sequence[str] = ("text", "text_aug"),
-        enqueue: str = "text",
+        enqueue: str | Sequence[str] = "text",
         size: int = 65536,
         space: str = "joint",
+        symmetric: bool = True,
+        rank_local: bool = False,
     ) -> None:
         super().__init__()
         self.images = [Need("image", view) for view in images]
         self.texts = [Need("text", view) for view in texts]
-        self.enqueue, self.size, self.space = Need("text", enqueue), size, space
-        self.views = list(texts)
+        remembered = [enqueue] if isinstance(enqueue, str) else enqueue
+        self.enqueue = [Need("text", view) for view in remembered]
+        self.size, self.space = size, space
+        self.symmetric, self.rank_local = symmetric, rank_local
 
     def needs(self) -> frozenset[Need]:
         """All views of both towers."""
-        return frozenset([*self.images, *self.texts, self.enqueue])
+        return frozenset([*self.images, *self.texts, *self.enqueue])
 
     def setup(self, towers: Mapping[str, Tower], spaces: Mapping[str, Space]) -> None:
         """Attaches both towers and creates the empty queue."""
@@ -59,22 +70,29 @@ class NNQueue(Objective):
 
     def forward(self, features: Features) -> dict[str, Tensor]:
         """Returns ``loss``, 0 until the queue is full, and ``similarity`` to the neighbours."""
-        self.stage("embedding", features.gathered(self.enqueue, self.space))
-        self.stage("caption", dist.gather(features.input(f"{self.enqueue.view}.caption")))
+        embeddings, all_embeddings = embedded(features, self.enqueue, self.space)
+        said = caption_ids(features, self.enqueue)
+        if not self.rank_local:
+            embeddings, said = all_embeddings, gather_rows(said)
+        self.stage("embedding", embeddings.flatten(0, 1))
+        self.stage("caption", said.flatten())
 
         images, all_images = embedded(features, self.images, self.space)
         texts = torch.stack([features.embed(need, self.space) for need in self.texts]).detach()
-        captions = torch.stack([features.input(f"{view}.caption") for view in self.views])
-        near, similarity = neighbours(texts, captions, self.queue, self.captions)
+        asked = caption_ids(features, self.texts)
+        near, similarity = neighbours(texts, asked, self.queue, self.captions)
         all_near = near if dist.world_size() == 1 else gather_rows(near)
         scale = features.space(self.space).scale()
-        loss = contrast(images, near, all_images, all_near, scale).mean()
+        if self.symmetric:
+            loss = contrast(images, near, all_images, all_near, scale).mean()
+        else:
+            loss = one_way(images * scale, all_near).mean()
         # A factor, not an `if`: every rank runs the same collectives, and the host does not wait.
         full = (self.seen >= self.size).to(loss.dtype).squeeze()
         return {"loss": loss * full, "similarity": similarity * full}
 
     def after_step(self, progress: Progress) -> None:
-        """Overwrites the oldest entries with the step's captions, in rank order."""
+        """Overwrites the oldest entries with the step's captions, view by view, in rank order."""
         embedding = self.staged["embedding"][-self.size :]
         caption = self.staged["caption"][-self.size :]
         rows = (self.seen + torch.arange(len(caption), device=caption.device)) % self.size
@@ -98,7 +116,7 @@ def neighbours(
         Neighbours ``[n, B, D]`` and their mean similarity ``[]``.
     """
     keys, found = queue.to(queries.dtype), []
-    with torch.autocast(queries.device.type, enabled=False):
+    with full_precision(queries):
         pieces = zip(queries.flatten(0, 1).split(ROWS), captions.flatten().split(ROWS), strict=True)
         for rows, said in pieces:
             own = said.unsqueeze(-1) == queue_captions
@@ -107,6 +125,11 @@ def neighbours(
     return keys[index].view_as(queries), best.mean()
 
 
+def caption_ids(features: Features, needs: Sequence[Need]) -> Tensor:
+    """Returns the caption ids of text views, int64 ``[n, B]``."""
+    return torch.stack([features.input(f"{need.view}.caption") for need in needs])
+
+
 def gather_rows(x: Tensor) -> Tensor:
-    """Gathers ``[n, B, D]`` over ranks along the rows, ``[n, G, D]``."""
+    """Gathers ``[n, B, ...]`` over ranks along the rows, ``[n, G, ...]``."""
     return dist.gather(x.transpose(0, 1)).transpose(0, 1)

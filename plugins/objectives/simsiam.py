@@ -17,7 +17,6 @@ class SimSiam(Objective):
 
     Chen and He 2021, "Exploring Simple Siamese Representation Learning", equation 1: a 3-layer
     projector with BatchNorm after each layer, a 2-layer predictor, the target without gradient.
-    BatchNorm is over all ranks.
 
     Args:
         views: the two image views.
@@ -25,6 +24,10 @@ class SimSiam(Objective):
         hidden: channels inside the predictor.
         space: project the embedding in this joint space, as DeCLIP does; None for the tower's own
             pooled features, as the paper does.
+        normalize: with ``space``, project unit embeddings; False takes them before they are made
+            of unit length, as the code that DeCLIP's authors released does.
+        sync_bn: BatchNorm is over all ranks; False is over each rank's rows, as in that code. The
+            running statistics that a checkpoint holds, which nothing reads, are the first rank's.
     """
 
     def __init__(
@@ -33,10 +36,13 @@ class SimSiam(Objective):
         dim: int = 2048,
         hidden: int = 512,
         space: str | None = None,
+        normalize: bool = True,
+        sync_bn: bool = True,
     ) -> None:
         super().__init__()
         self.first, self.second = (Need("image", view) for view in views)
         self.dim, self.hidden, self.space = dim, hidden, space
+        self.normalize, self.rank_local = normalize, not sync_bn
 
     def needs(self) -> frozenset[Need]:
         """Two image views."""
@@ -49,13 +55,14 @@ class SimSiam(Objective):
             spaces[self.space].attach("image", width)
             width = spaces[self.space].dim
         dim, hidden = self.dim, self.hidden
+        norm: type[nn.Module] = nn.BatchNorm1d if self.rank_local else SyncBatchNorm
         self.projector = nn.Sequential(
-            *(nn.Linear(width, dim, bias=False), SyncBatchNorm(dim), nn.ReLU(inplace=True)),
-            *(nn.Linear(dim, dim, bias=False), SyncBatchNorm(dim), nn.ReLU(inplace=True)),
-            *(nn.Linear(dim, dim, bias=False), SyncBatchNorm(dim, affine=False)),
+            *(nn.Linear(width, dim, bias=False), norm(dim), nn.ReLU(inplace=True)),
+            *(nn.Linear(dim, dim, bias=False), norm(dim), nn.ReLU(inplace=True)),
+            *(nn.Linear(dim, dim, bias=False), norm(dim, affine=False)),
         )
         self.predictor = nn.Sequential(
-            *(nn.Linear(dim, hidden, bias=False), SyncBatchNorm(hidden), nn.ReLU(inplace=True)),
+            *(nn.Linear(dim, hidden, bias=False), norm(hidden), nn.ReLU(inplace=True)),
             nn.Linear(hidden, dim),
         )
 
@@ -72,7 +79,13 @@ class SimSiam(Objective):
         return {"loss": -loss / 2, "std": spread}
 
     def _embed(self, features: Features, need: Need) -> Tensor:
-        return features.embed(need, self.space) if self.space else features[need].pooled
+        pooled = features[need].pooled
+        if self.space is None:
+            return pooled
+        if self.normalize:
+            return features.embed(need, self.space)
+        projected: Tensor = features.space(self.space).project[need.tower](pooled)
+        return projected
 
 
 def by_view(layers: nn.Sequential, x: Tensor) -> list[Tensor]:
@@ -82,7 +95,7 @@ def by_view(layers: nn.Sequential, x: Tensor) -> list[Tensor]:
     and writes their gradient once: at usual batch sizes, that is most of what such a head costs.
     """
     for layer in layers:
-        if isinstance(layer, SyncBatchNorm):
+        if isinstance(layer, SyncBatchNorm | nn.BatchNorm1d):
             x = torch.cat([layer(view) for view in x.chunk(2)])
         else:
             x = layer(x)
