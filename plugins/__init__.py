@@ -16,16 +16,24 @@ OBJECTIVES = {
     "SimSiam": "simsiam:SimSiam",
     "MLM": "mlm:MLM",
     "NNQueue": "nn_queue:NNQueue",
+    "FILIP": "filip:FILIP",
 }
 BACKBONES = {
     "CLIPResNet": "clip_resnet:CLIPResNet",
+    "RegNetY": "regnet:RegNetY",
     "ViT": "vit:ViT",
     "TextTransformer": "text_transformer:TextTransformer",
+    "Timm": "timm_tower:Timm",
+    "MMPretrain": "mmpretrain_tower:MMPretrain",
+    "TransformersImage": "transformers_image:TransformersImage",
+    "TransformersText": "transformers_text:TransformersText",
+    "BERT": "bert:BERT",
 }
 DATASETS = {
     "Emoji": "emoji:Emoji",
     "ImageFolder": "folder:ImageFolder",
     "ImageTextList": "image_text:ImageTextList",
+    "CocoCaptions": "coco:CocoCaptions",
 }
 VIEWS = {
     "Caption": "text:Caption",

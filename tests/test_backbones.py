@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from webssl_plugins.backbones._captions import length_buckets
 from webssl_plugins.backbones._common import drop_path, sincos_positions
-from webssl_plugins.backbones.text_transformer import TextTransformer, length_buckets
+from webssl_plugins.backbones.text_transformer import TextTransformer
 from webssl_plugins.backbones.vit import ViT
 from webssl_toolbox.objective import Need
 from webssl_toolbox.towers import Part, Segment
@@ -76,6 +77,10 @@ def errors(cases):
             call()
 
 
+def naive_quick_gelu(x):
+    return x * torch.sigmoid(1.702 * x)
+
+
 def naive_blocks(p, x, heads, eps, act=F.gelu, mask=None):
     """``x [L, width]``: one sequence, textbook attention."""
     width = x.shape[1]
@@ -123,7 +128,12 @@ def naive_vit(vit, image, keep=None, mask=None):
     x = x if keep is None else x[keep]
     head = [p["cls_token"][0] + p["pos_embed"][0, :1]] if prefix else []
     head += [p["reg_token"][0]] if "reg_token" in p else []
-    x = naive_blocks(p, torch.cat([*head, x]), 3, 1e-6)
+    x = torch.cat([*head, x])
+    act = F.gelu
+    if "norm_pre.weight" in p:
+        x = F.layer_norm(x, x.shape[1:], p["norm_pre.weight"], p["norm_pre.bias"], 1e-6)
+        act = naive_quick_gelu
+    x = naive_blocks(p, x, 3, 1e-6, act)
     x = F.layer_norm(x, x.shape[1:], p["norm.weight"], p["norm.bias"], 1e-6)
     tokens = x[len(torch.cat(head)) if head else 0 :]
     return (x[0] if vit.pool == "cls" else tokens.mean(0)), tokens
@@ -155,6 +165,7 @@ def check_vit(vit, segments):
         {"ffn": "swiglu", "qkv_bias": False},
         {"pool": "mean", "class_token": False},
         {"pool": "mean", "positions": "sincos"},
+        {"pre_norm": True, "activation": "quick_gelu"},
     ],
 )
 def test_vit_packs_every_kind_of_view_and_equals_a_plain_one(options):
@@ -200,6 +211,38 @@ def test_vit_creates_no_parameter_without_a_gradient():
     assert not vit.pos_embed.requires_grad
 
 
+def test_a_frozen_patch_projection_is_random_and_stays():
+    vit = ViT(**TINY, freeze_patch_embed=True)
+    frozen = [n for n, p in vit.named_parameters() if not p.requires_grad]
+    assert frozen == ["patch_embed.proj.weight", "patch_embed.proj.bias"]
+    assert vit.patch_embed.proj.weight.std() > 0.05 and not vit.patch_embed.proj.bias.any()
+
+
+@pytest.mark.parametrize(
+    "arch, patch, count",
+    [
+        ("Ti", 16, 5_717_416),
+        ("S", 16, 22_050_664),
+        ("B", 32, 88_224_232),
+        ("L", 16, 304_326_632),
+        ("H", 14, 632_045_800),
+        ("g", 14, 1_012_611_432),
+        ("G", 14, 1_844_440_680),
+    ],
+)
+def test_vit_has_as_many_parameters_as_published_with_a_classifier(arch, patch, count):
+    with torch.device("meta"):
+        vit = ViT(arch, patch)
+    assert sum(p.numel() for p in vit.parameters()) + 1000 * (vit.width + 1) == count
+
+
+def test_dinov2s_giant_has_as_many_parameters_as_published():
+    with torch.device("meta"):
+        vit = ViT("g-dinov2", 14, input_size=518, layer_scale=1e-5)
+        vit.plan(MASKED)
+    assert sum(p.numel() for p in vit.parameters()) == 1_136_480_768
+
+
 def test_sincos_positions_equal_the_formula_of_mae():
     grid = sincos_positions(3, 5, 12)
     for row in range(3):
@@ -234,10 +277,12 @@ def test_vit_errors_name_the_argument():
             (lambda: vit.plan(frozenset({Need("image", ("a", "b"))})), "fusion tower"),
             (lambda: vit([segment(torch.randn(1, 3, 18, 16))]), "18 x 16.*patch_size=4"),
             (lambda: vit([segment(torch.randn(1, 3, 8, 8), mask=torch.ones(1, 4) > 0)]), "plan"),
+            (lambda: ViT("XL"), "arch='XL'.*'L'"),
             (lambda: ViT(input_size=100), "input_size"),
             (lambda: ViT(class_token=False), "pool='mean'"),
             (lambda: ViT(heads=7), "heads=7"),
             (lambda: ViT(ffn="glu"), "ffn='glu'"),
+            (lambda: ViT(activation="relu"), "activation='relu'"),
             (lambda: ViT(width=6, heads=1, positions="sincos"), "divisible by 4"),
         ]
     )
@@ -256,7 +301,7 @@ def naive_text(tower, ids):
     p = dict(tower.named_parameters())
     x = p["token_embedding.weight"][ids] + p["positional_embedding"][: len(ids)]
     mask = torch.full((len(ids), len(ids)), -torch.inf).triu(1) if tower.causal else None
-    x = naive_blocks(p, x, 2, 1e-5, lambda x: x * torch.sigmoid(1.702 * x), mask)
+    x = naive_blocks(p, x, 2, 1e-5, naive_quick_gelu, mask)
     x = F.layer_norm(x, x.shape[1:], p["ln_final.weight"], p["ln_final.bias"])
     return {"eot": x[-1], "cls": x[0], "mean": x.mean(0)}[tower.pool], x
 

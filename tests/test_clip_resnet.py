@@ -51,7 +51,7 @@ def naive_resnet(net, x):
 @pytest.mark.parametrize("size, pool", [(32, "attention"), (64, "attention"), (64, "mean")])
 def test_resnet_equals_openais(norm, size, pool):
     out = {"heads": 2, "out_width": 12} if pool == "attention" else {}
-    net = shaken(CLIPResNet((1, 2, 1, 1), 4, size, norm=norm, pool=pool, **out))
+    net = shaken(CLIPResNet("50", (1, 2, 1, 1), 4, size, norm=norm, pool=pool, **out))
     views = [torch.randn(3, 3, size, size), torch.randn(2, 3, size, size)]
     got = net([segment(view) for view in views])
     want = [naive_resnet(net, view) for view in views]
@@ -66,8 +66,33 @@ def test_resnet_equals_openais(norm, size, pool):
     same_gradients(net, losses, 1e-7)
 
 
+@pytest.mark.parametrize(
+    "arch, size, width, count",
+    [
+        ("50", 224, 1024, 38_316_896),
+        ("101", 224, 512, 56_259_936),
+        ("50x4", 288, 640, 87_137_080),
+        ("50x16", 384, 768, 167_328_912),
+        ("50x64", 448, 1024, 420_380_352),
+    ],
+)
+def test_resnet_has_the_sizes_that_openai_published(arch, size, width, count):
+    with torch.device("meta"):
+        net = CLIPResNet(arch)
+    assert (net.input_size, net.width) == (size, width)
+    assert sum(p.numel() for p in net.parameters()) == count
+
+
+def test_resnet_takes_from_its_arch_what_is_not_given():
+    with torch.device("meta"):
+        net = CLIPResNet("50x4", depths=(1, 1, 1, 1), width=8, input_size=32)
+        assert (net.width, net.attnpool.heads, len(net.layer3)) == (256, 4, 1)
+        assert CLIPResNet("50x4", width=8, out_width=12).width == 12
+        assert CLIPResNet("50x4", pool="mean").width == 2560
+
+
 def test_resnet_names_sizes_and_errors():
-    net = CLIPResNet((1, 1, 1, 1), 4, 64, heads=2)
+    net = CLIPResNet("50", (1, 1, 1, 1), 4, 64, heads=2)
     names = set(net.state_dict())
     assert {"conv1.weight", "bn3.weight", "layer1.0.downsample.0.weight"} <= names
     assert {"layer2.0.downsample.1.running_var", "attnpool.positional_embedding"} <= names
@@ -80,6 +105,7 @@ def test_resnet_names_sizes_and_errors():
     errors(
         [
             (lambda: net.plan(frozenset({Need("image", "v", keep="k")})), "cannot keep"),
+            (lambda: CLIPResNet("50x46"), "arch='50x46'.*'50x4'"),
             (lambda: CLIPResNet(pool="max"), "pool='max'"),
             (lambda: CLIPResNet(norm="LN"), "norm='LN'"),
             (lambda: CLIPResNet(heads=3), "heads=3"),

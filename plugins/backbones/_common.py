@@ -9,19 +9,24 @@ Parameters are named as in timm (``blocks.0.attn.qkv.weight``), so its checkpoin
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from webssl_toolbox.compat import attention
+from webssl_toolbox.registry import nearest
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from webssl_toolbox.objective import Need
     from webssl_toolbox.towers import Tower
+
+    Arch = TypeVar("Arch", bound=DataclassInstance)
 
 
 @dataclass(frozen=True)
@@ -243,3 +248,14 @@ def refuse_fusion(tower: Tower, needs: frozenset[Need]) -> None:
                 f"{type(tower).__name__} encodes single views, but {need} names several; "
                 "give that need a fusion tower"
             )
+
+
+def published(archs: Mapping[str, Arch], arch: str, **given: Any) -> Arch:
+    """Returns the sizes of a published model, with those that are given (not None) in their place.
+
+    Raises:
+        ValueError: ``archs`` has no such model.
+    """
+    if arch not in archs:
+        raise ValueError(f"arch={arch!r} is not known{nearest(arch, archs)}")
+    return replace(archs[arch], **{key: v for key, v in given.items() if v is not None})

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from webssl_toolbox.norm import build_norm
-from webssl_toolbox.objective import Need
-from webssl_toolbox.towers import Encoding, Segment, Tower, refuse_patches
 
-from ._common import refuse_fusion, resize_positions
+from ._common import published, resize_positions
+from ._convnet import ConvTower, by_view
+
+
+@dataclass(frozen=True)
+class Arch:
+    """Sizes of a published model; its attention pool has heads of 64 channels."""
+
+    depths: tuple[int, int, int, int]
+    width: int
+    input_size: int
+    out_width: int
+
+
+# Table 19 of the paper.
+ARCHS = {
+    "50": Arch((3, 4, 6, 3), 64, 224, 1024),
+    "101": Arch((3, 4, 23, 3), 64, 224, 512),
+    "50x4": Arch((4, 6, 10, 6), 80, 288, 640),
+    "50x16": Arch((6, 8, 18, 8), 96, 384, 768),
+    "50x64": Arch((3, 15, 36, 10), 128, 448, 1024),
+}
 
 
 class Bottleneck(nn.Module):
@@ -49,13 +69,6 @@ class Bottleneck(nn.Module):
                 x = layer(x)
             x = by_view(norm, x, rows)
         return F.relu_(out + x)
-
-
-def by_view(norm: nn.Module, x: Tensor, rows: list[int]) -> Tensor:
-    """Normalises views joined along the rows, each by its own batch statistics."""
-    if len(rows) == 1 or not norm.training:
-        return norm(x)
-    return torch.cat([norm(view) for view in x.split(rows)])
 
 
 class AttentionPool(nn.Module):
@@ -96,23 +109,19 @@ class AttentionPool(nn.Module):
         return self.c_proj(y_bhd.flatten(1) + self.v_proj.bias)
 
 
-class CLIPResNet(Tower):
+class CLIPResNet(ConvTower):
     """CLIP's modified ResNet: a three-layer stem, anti-aliased strides and an attention pool.
 
-    Each view has its own BatchNorm statistics. On a CPU, views of one size share the convolutions,
-    which read their weights, and write their gradient, once a step. On a GPU they come one after
-    another: at its batch sizes, the copies that joining takes move more bytes than the weights.
-
-    Tokens are the positions of the last feature map. Parameters are named as in OpenAI's
-    ``visual.``; images in channels_last stay so.
+    Parameters are named as in OpenAI's ``visual.``.
 
     Args:
-        depths: bottlenecks of each stage: (3, 4, 6, 3) is RN50, (3, 4, 23, 3) RN101.
+        arch: a published model, ``'50'`` to ``'50x64'``; it gives what is None below.
+        depths: bottlenecks of each stage.
         width: channels after the stem; the last map has 32 times as many.
         input_size: side of the images in pixels that the position embedding is made for.
         heads: of the attention pool; None for ``width // 2``, 64 channels each.
-        out_width: channels after the attention pool (1024 in OpenAI's RN50); None for
-            ``32 * width``.
+        out_width: channels after the attention pool; None for ``32 * width`` where a width is
+            given, else that of ``arch``.
         norm: ``'SyncBN'``, or ``'BN'``.
         pool: ``'attention'``, or ``'mean'`` of the positions.
 
@@ -124,9 +133,10 @@ class CLIPResNet(Tower):
 
     def __init__(
         self,
-        depths: tuple[int, int, int, int] = (3, 4, 6, 3),
-        width: int = 64,
-        input_size: int = 224,
+        arch: str = "50",
+        depths: tuple[int, int, int, int] | None = None,
+        width: int | None = None,
+        input_size: int | None = None,
         heads: int | None = None,
         out_width: int | None = None,
         norm: str = "SyncBN",
@@ -137,11 +147,17 @@ class CLIPResNet(Tower):
             raise ValueError(f"pool={pool!r} is neither 'attention' nor 'mean'")
         if pool == "mean" and (heads or out_width):
             raise ValueError("heads and out_width belong to pool='attention'; leave them out")
-        if input_size < 32:
-            raise ValueError(f"input_size={input_size} is below the total stride of 32 pixels")
-        self.input_size = input_size
+        if out_width is None and width is not None:
+            out_width = 32 * width
+        size = published(
+            ARCHS, arch, depths=depths, width=width, input_size=input_size, out_width=out_width
+        )
+        if size.input_size < 32:
+            raise ValueError(f"input_size={size.input_size} is below the total stride of 32 pixels")
+        width = size.width
+        self.input_size = size.input_size
         self.token_width = 32 * width
-        self.width = out_width or self.token_width
+        self.width = self.token_width if pool == "mean" else size.out_width
 
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
         self.bn1 = build_norm(norm, width // 2)
@@ -150,7 +166,7 @@ class CLIPResNet(Tower):
         self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
         self.bn3 = build_norm(norm, width)
         inputs = width
-        for stage, depth in enumerate(depths):
+        for stage, depth in enumerate(size.depths):
             planes = width * 2**stage
             blocks = []
             for i in range(depth):
@@ -158,7 +174,7 @@ class CLIPResNet(Tower):
                 inputs = 4 * planes
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
         self.attnpool = (
-            AttentionPool(input_size // 32, inputs, heads or width // 2, self.width)
+            AttentionPool(size.input_size // 32, inputs, heads or width // 2, self.width)
             if pool == "attention"
             else None
         )
@@ -175,19 +191,7 @@ class CLIPResNet(Tower):
             for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
                 nn.init.normal_(self.attnpool.get_parameter(f"{name}.weight"), std=std)
 
-    def plan(self, needs: frozenset[Need]) -> None:
-        refuse_fusion(self, needs)
-        refuse_patches(self, needs)
-
-    def forward(self, segments: list[Segment]) -> list[Encoding]:
-        images = [segment.part.data for segment in segments]
-        if images[0].device.type != "cpu" or len({view.shape[1:] for view in images}) > 1:
-            return [encoding for view in images for encoding in self._encode([view])]
-        return self._encode(images)
-
-    def _encode(self, views: list[Tensor]) -> list[Encoding]:
-        x = views[0] if len(views) == 1 else torch.cat(views)
-        rows = [len(view) for view in views]
+    def feature_map(self, x: Tensor, rows: list[int]) -> Tensor:
         for conv, norm in (
             (self.conv1, self.bn1),
             (self.conv2, self.bn2),
@@ -198,10 +202,7 @@ class CLIPResNet(Tower):
         for stage in range(1, 5):
             for block in self.get_submodule(f"layer{stage}").children():
                 x = block(x, rows)
-        tokens = x.flatten(2).transpose(1, 2)
-        if self.attnpool is None:
-            pooled = tokens.mean(1)
-        else:
-            pooled = self.attnpool(tokens, (x.shape[2], x.shape[3]))
-        pairs = zip(pooled.split(rows), tokens.split(rows), strict=True)
-        return [Encoding(*pair) for pair in pairs]
+        return x
+
+    def pooled(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        return tokens.mean(1) if self.attnpool is None else self.attnpool(tokens, size)

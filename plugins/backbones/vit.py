@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,11 +15,35 @@ from ._common import (
     Block,
     Group,
     pack,
+    published,
     refuse_fusion,
     resize_positions,
     sincos_positions,
     unpack,
 )
+
+
+@dataclass(frozen=True)
+class Arch:
+    """Sizes of a published model."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    ffn: str = "mlp"
+
+
+ARCHS = {
+    "Ti": Arch(192, 12, 3),  # DeiT (arXiv 2012.12877)
+    "S": Arch(384, 12, 6),
+    "B": Arch(768, 12, 12),  # arXiv 2010.11929, table 1
+    "L": Arch(1024, 24, 16),
+    "H": Arch(1280, 32, 16),
+    "g": Arch(1408, 40, 16, 48 / 11),  # arXiv 2106.04560, table 2
+    "G": Arch(1664, 48, 16, 64 / 13),
+    "g-dinov2": Arch(1536, 40, 24, ffn="swiglu"),  # arXiv 2304.07193, table 17
+}
 
 
 class PatchEmbed(nn.Module):
@@ -40,6 +66,8 @@ class ViT(Tower):
     position, as in DINOv2.
 
     Args:
+        arch: a published size, ``'Ti'`` to ``'G'``; it gives what is None below. ``'g-dinov2'`` is
+            DINOv2's own giant.
         patch_size: side of a patch in pixels.
         width: channels.
         depth: blocks.
@@ -47,6 +75,7 @@ class ViT(Tower):
         input_size: side of the images in pixels that the position embedding is made for.
         mlp_ratio: hidden width of the MLP over ``width``.
         ffn: ``'mlp'``, or ``'swiglu'`` as in DINOv2's giant model.
+        activation: ``'gelu'`` or ``'quick_gelu'`` (OpenAI's models), of the MLP.
         registers: number of register tokens.
         layer_scale: initial LayerScale (DINOv2: 1e-5), or None for none.
         drop_path: stochastic depth of the last block; it grows linearly from 0.
@@ -55,6 +84,9 @@ class ViT(Tower):
         class_token: whether there is a class token.
         qkv_bias: whether queries, keys and values have a bias.
         norm_eps: of the layer norms.
+        pre_norm: whether a layer norm comes before the first block, as in CLIP.
+        freeze_patch_embed: whether the patch projection stays as it was drawn, which keeps training
+            stable (MoCo v3, arXiv 2104.02057, section 4).
 
     Raises:
         ValueError: the arguments contradict one another.
@@ -65,13 +97,15 @@ class ViT(Tower):
 
     def __init__(
         self,
+        arch: str = "S",
         patch_size: int = 16,
-        width: int = 384,
-        depth: int = 12,
-        heads: int = 6,
+        width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
         input_size: int = 224,
-        mlp_ratio: float = 4.0,
-        ffn: str = "mlp",
+        mlp_ratio: float | None = None,
+        ffn: str | None = None,
+        activation: str = "gelu",
         registers: int = 0,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
@@ -80,6 +114,8 @@ class ViT(Tower):
         class_token: bool = True,
         qkv_bias: bool = True,
         norm_eps: float = 1e-6,
+        pre_norm: bool = False,
+        freeze_patch_embed: bool = False,
     ) -> None:
         super().__init__()
         if positions not in ("learned", "sincos"):
@@ -88,7 +124,10 @@ class ViT(Tower):
             raise ValueError(f"pool={pool!r} is neither 'cls' nor 'mean'")
         if pool == "cls" and not class_token:
             raise ValueError("pool='cls' needs class_token=True; or set pool='mean'")
-        self.width = self.token_width = width
+        size = published(
+            ARCHS, arch, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio, ffn=ffn
+        )
+        self.width = self.token_width = width = size.width
         self.patch_size = patch_size
         self.input_size = input_size
         self.pool = pool
@@ -96,30 +135,35 @@ class ViT(Tower):
 
         side, _ = self._grid(input_size, input_size)
         self.patch_embed = PatchEmbed(patch_size, width)
+        self.patch_embed.requires_grad_(not freeze_patch_embed)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
         self.reg_token = nn.Parameter(torch.empty(1, registers, width)) if registers else None
         self.register_parameter("mask_token", None)
         self.pos_embed = nn.Parameter(
             torch.empty(1, int(class_token) + side**2, width), requires_grad=positions == "learned"
         )
+        self.norm_pre = nn.LayerNorm(width, eps=norm_eps) if pre_norm else None
         self.blocks = nn.ModuleList(
             Block(
                 width,
-                heads,
-                mlp_ratio,
-                ffn=ffn,
+                size.heads,
+                size.mlp_ratio,
+                ffn=size.ffn,
+                activation=activation,
                 layer_scale=layer_scale,
-                drop_path=drop_path * i / max(depth - 1, 1),
+                drop_path=drop_path * i / max(size.depth - 1, 1),
                 qkv_bias=qkv_bias,
                 norm_eps=norm_eps,
             )
-            for i in range(depth)
+            for i in range(size.depth)
         )
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.init_weights()
 
     def init_weights(self) -> None:
         """Initialises as timm and DINOv2 do; fixed positions are written here, too."""
+        if not self.patch_embed.proj.weight.requires_grad:  # a frozen bias would be noise
+            nn.init.zeros_(self.patch_embed.get_parameter("proj.bias"))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -158,6 +202,8 @@ class ViT(Tower):
         embedded = [self._embed([segments[i].part for i in group]) for group in groups.values()]
         layout = tuple(Group(*x.shape[:2]) for x in embedded)
         x = pack(embedded)
+        if self.norm_pre is not None:
+            x = self.norm_pre(x)
         for block in self.blocks:
             x = block(x, layout)
         x = self.norm(x)
