@@ -2,16 +2,20 @@
 
 Rules, for the commands in ``bash`` blocks (one a line; in ``console`` blocks those after ``$``) and
 for ``python`` blocks, in the order of a document, in a copy of the repository with ``photo.jpg``,
-``images/`` and ``pairs.csv`` in it:
+``images/`` (captions beside them), ``pairs.csv``, ``coco/`` and ``yfcc15m/`` in it:
 
 * ``tools/train.py`` of a laptop config, or of a config that the document writes, takes two steps:
   it gets the options ``TINY``. Of any other config the options are checked; nothing is trained.
 * ``tools/test.py`` gets the options ``FEW``, so that one evaluator of one split is run.
+* ``tools/print_config.py`` and ``tools/preview_views.py`` are run as they are.
+* ``tools/plugins.py`` and ``tools/new_plugin.py`` are run as they are, in a process of their own.
+* ``pip install -e FOLDER`` makes the entry points of a package known that the document writes; what
+  follows finds it. Other uses of ``pip`` are not run.
 * ``tools/dist_train.sh`` and ``slurm_train.sh`` start nothing: what they would start is checked.
 * other scripts in ``tools/`` must know each option that is used; they are asked by ``--help``.
 * ``make`` is run with ``-n``. What begins with a word of ``NOT_RUN`` is not run.
-* a Python block that begins with ``# path/to/file.py`` is written there; below ``configs/`` it is
-  also checked as a config, at the end. Other Python blocks of a document share their names.
+* a Python or TOML block that begins with ``# path/to/file`` is written there; below ``configs/``
+  it is also checked as a config, at the end. Other Python blocks of a document share their names.
 
 ``work_dirs/declip_r50_laptop`` holds what two steps gave, as if ``make train`` had been run.
 """
@@ -27,6 +31,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -81,8 +86,7 @@ def trained(tmp_path_factory):
 
 def checkout(folder: Path, run: Path | None = None) -> Path:
     """Copies what documents name, with data of one's own beside it."""
-    import numpy as np
-    from PIL import Image
+    from .own_data import write_own_data  # not at the top: this file is also run as a script
 
     skip = shutil.ignore_patterns("__pycache__", "*.gz")
     for name in ("configs", "tools"):
@@ -92,15 +96,7 @@ def checkout(folder: Path, run: Path | None = None) -> Path:
     (folder / "tests").mkdir()
     if run:
         shutil.copytree(run / TRAINED, folder / TRAINED)
-    rows = ["image,caption"]
-    for name in ("cat", "dog"):
-        (folder / "images" / name).mkdir(parents=True)
-        for i in range(8):
-            pixels = np.random.default_rng(i).integers(0, 256, (48, 40, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"images/{name}/{i}.jpg")
-            rows.append(f"{name}/{i}.jpg,a {name} with number {i}")
-    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
-    shutil.copy(folder / "images/cat/0.jpg", folder / "photo.jpg")
+    write_own_data(folder)
     return folder
 
 
@@ -127,8 +123,8 @@ def test_document_runs(document, trained, tmp_path):
     steps = [
         (f"{document}, line {block.line}", block.language, text)
         for block in found
-        if block.language in ("bash", "console", "python")
-        for text in ([block.text] if block.language == "python" else commands(block))
+        if block.language in ("bash", "console", "python", "toml")
+        for text in ([block.text] if block.language in ("python", "toml") else commands(block))
     ]
     if steps:
         drive(checkout(tmp_path / "checkout", run=trained), steps)
@@ -142,11 +138,11 @@ def main(file: str) -> None:
     for where, language, text in json.loads(Path(file).read_text()):
         sys.stdout.write(f"{where}: {text.splitlines()[0]}\n")
         sys.stdout.flush()
-        if language != "python":
+        if language not in ("python", "toml"):
             run_command(text)
-        elif place := re.match(r"# (\S+\.py)\n", text):
+        elif place := re.match(r"# (\S+\.(py|toml))\n", text):
             write(Path(place[1]), text)
-        else:
+        elif language == "python":
             exec(compile(text, where, "exec"), names)
     for config in filter(lambda path: not (ROOT / path).exists(), Path("configs").glob("*.py")):
         check_config(str(config), [])
@@ -170,6 +166,8 @@ def run_command(line: str) -> None:
         name, _, value = words.pop(0).partition("=")
         os.environ[name] = value
     program, *rest = words
+    if (program, rest[:1], rest[-2:-1]) == ("pip", ["install"], ["-e"]) and rest[-1] != ".":
+        install(Path(rest[-1]))
     if program in NOT_RUN:
         return
     if program == "make":
@@ -180,8 +178,10 @@ def run_command(line: str) -> None:
         train(rest)
     elif (program, rest[0]) == ("python", "tools/test.py"):
         run_tool(with_options(rest, FEW))
-    elif (program, rest[0]) == ("python", "tools/print_config.py"):
+    elif program == "python" and rest[0] in ("tools/print_config.py", "tools/preview_views.py"):
         run_tool(rest)
+    elif program == "python" and rest[0] in ("tools/plugins.py", "tools/new_plugin.py"):
+        subprocess.run([sys.executable, *rest], check=True)
     elif program == "python" and rest[0].startswith("tools/"):
         known = subprocess.check_output([sys.executable, rest[0], "--help"], text=True)
         for option in (word for word in rest if word.startswith("--")):
@@ -192,9 +192,25 @@ def run_command(line: str) -> None:
         raise AssertionError(f"no rule says how to check the command {line!r}")
 
 
+def install(package: Path) -> None:
+    """Writes the metadata that an editable install writes, into the working directory."""
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    info = Path(f"{package.name}-{project['version']}.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    for group, entries in project["entry-points"].items():
+        lines = [f"[{group}]", *(f"{name} = {place}" for name, place in entries.items())]
+        (info / "entry_points.txt").write_text("\n".join(lines))
+    os.environ["PYTHONPATH"] += f":{package.resolve()}"
+    sys.path.append(str(package.resolve()))
+
+
 def train(words: list[str]) -> None:
     config = Path(words[1])
-    if "--help" in words or config.stem.endswith("laptop") or not (ROOT / config).exists():
+    ours = (ROOT / config).exists() or words[1].startswith("webssl_toolbox::")
+    if "--help" in words or config.stem.endswith("laptop") or not ours:
         run_tool(with_options(words, TINY))
     else:
         check_config(str(config), options_of(words))
@@ -231,10 +247,13 @@ def with_options(words: list[str], added: list[str]) -> list[str]:
 
 
 def run_tool(words: list[str]) -> None:
-    """Runs a script as a process would, without the seconds that importing torch takes."""
+    """Runs a script; in this process, to save the import of torch, until plugins are installed."""
     import logging
     import runpy
 
+    if list(Path().glob("*.dist-info")):  # plugins are loaded once in a process
+        subprocess.run([sys.executable, *words], check=True)
+        return
     logging.root.handlers.clear()
     sys.argv = words
     try:
@@ -343,7 +362,9 @@ def test_type_tables_equal_the_signatures(document):
             assert row.startswith(wanted), f"{document} must say {wanted}"
 
 
-@pytest.mark.parametrize("tool", ["train.py", "test.py", "print_config.py"])
+@pytest.mark.parametrize(
+    "tool", ["train.py", "test.py", "print_config.py", "preview_views.py", "plugins.py"]
+)
 def test_flag_table_equals_the_parser(tool):
     usage = subprocess.check_output([sys.executable, ROOT / "tools" / tool, "--help"], text=True)
     wanted = set(re.findall(r"(?<![\w-])(--[a-z-]+)", usage)) - {"--help"}

@@ -1,11 +1,14 @@
-"""What the datasets share: millions of strings in little memory."""
+"""What the datasets share: millions of strings in little memory, and a first look at the images."""
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable
 
 import numpy as np
+
+FIRST = 16  # images that are looked for before training starts
 
 
 class PackedStrings:
@@ -29,3 +32,23 @@ class PackedStrings:
     def __getitem__(self, index: int) -> str:
         start, stop = self._offsets[index], self._offsets[index + 1]
         return self._text[start:stop].decode("utf-8", "surrogatepass")
+
+
+def check_images(file: str, root: str, paths: Iterable[str]) -> None:
+    """Refuses a ``root`` that holds none of ``paths``, the first images that ``file`` lists.
+
+    A few may be missing, and are replaced when they are loaded; all of them mean a wrong folder.
+
+    Raises:
+        FileNotFoundError: names ``root`` and the first image that is not there.
+    """
+    if not os.path.isdir(root):
+        raise FileNotFoundError(
+            f"{root}: no such folder; root must hold the images that {file} lists"
+        )
+    wanted = [os.path.join(root, path) for path in paths]
+    if wanted and not any(map(os.path.exists, wanted)):
+        raise FileNotFoundError(
+            f"{wanted[0]}: no such file, nor any of the first {len(wanted)} images that {file} "
+            "lists; root must be the folder that its paths start from"
+        )

@@ -1,4 +1,4 @@
-"""A folder of images, as it lies on a disk."""
+"""A folder of images, as it lies on a disk, with captions or without."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from webssl_plugins.datasets._common import PackedStrings
 from webssl_toolbox.data.image import EXTENSIONS, read_image
-from webssl_toolbox.data.sample import Sample
+from webssl_toolbox.data.sample import Sample, UnreadableSample
 
 
 class ImageFolder:
@@ -23,19 +23,27 @@ class ImageFolder:
         root: the folder.
         labels: ``'folders'`` makes each top-level sub-folder a class, in sorted order (an empty one
             too, so that a split which lacks a class keeps the numbers); ``None`` reads no labels.
+        captions: ``'files'`` reads those of ``photo.jpg`` from ``photo.txt`` beside it, one a line,
+            and leaves out images without; ``'folders'`` takes the name of the top-level sub-folder,
+            underscores as spaces; ``None`` reads no captions.
 
     Raises:
-        ValueError: an unknown ``labels``; at first use, an image outside every class folder.
-        FileNotFoundError: at first use, if there is no such folder or no image in it.
+        ValueError: an unknown ``labels`` or ``captions``; at first use, an image outside every
+            class folder.
+        FileNotFoundError: at first use, if there is no such folder, no image in it, or no image
+            with a caption file.
     """
 
     synonyms: Mapping[str, Sequence[str]] = {}
 
-    def __init__(self, root: str, labels: str | None = None) -> None:
+    def __init__(self, root: str, labels: str | None = None, captions: str | None = None) -> None:
         if labels not in (None, "folders"):
             raise ValueError(f"ImageFolder: labels={labels!r}; use 'folders' or None")
+        if captions not in (None, "files", "folders"):
+            raise ValueError(f"ImageFolder: captions={captions!r}; use 'files', 'folders' or None")
         self.root = root
         self.labels = labels
+        self.captions = captions
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -52,9 +60,10 @@ class ImageFolder:
         self._check_root()
         paths = PackedStrings(self._walk())
         if not len(paths):
+            captioned = " with captions beside it (photo.txt)" if self.captions == "files" else ""
             raise FileNotFoundError(
-                f"{self.root}: no image found; the folder, or folders in it, must hold files that "
-                f"end in {', '.join(EXTENSIONS)}"
+                f"{self.root}: no image{captioned} found; the folder, or folders in it, must hold "
+                f"files that end in {', '.join(EXTENSIONS)}"
             )
         return paths
 
@@ -62,13 +71,16 @@ class ImageFolder:
         for folder, subfolders, files in os.walk(self.root, followlinks=True):
             subfolders[:] = sorted(name for name in subfolders if name[0] != ".")
             prefix = os.path.relpath(folder, self.root).replace(os.sep, "/") + "/"
-            for name in sorted(files):
-                if name[0] != "." and name.lower().endswith(EXTENSIONS):
-                    if self.labels and prefix == "./":
-                        raise ValueError(
-                            f"{os.path.join(folder, name)}: lies in no class folder; move it into "
-                            "one, or set labels=None"
-                        )
+            names = set(files)
+            for name in sorted(names):
+                if name[0] == "." or not name.lower().endswith(EXTENSIONS):
+                    continue
+                if "folders" in (self.labels, self.captions) and prefix == "./":
+                    raise ValueError(
+                        f"{os.path.join(folder, name)}: lies in no class folder; move it into one, "
+                        "or take neither labels nor captions from folders"
+                    )
+                if self.captions != "files" or _caption_file(name) in names:
                     yield (prefix + name).removeprefix("./")
 
     @cached_property
@@ -86,7 +98,29 @@ class ImageFolder:
         return len(self._paths)
 
     def load(self, index: int, rng: np.random.Generator) -> Sample:
-        """Reads one image; ``rng`` is not used, a folder has nothing to choose."""
+        """Reads one image with its captions; ``rng`` is not used: a view chooses the caption."""
         key = self._paths[index]
-        label = self._label_of[key.split("/", 1)[0]] if self.labels else -1
-        return Sample(read_image(os.path.join(self.root, key)), label=label, key=key)
+        path, folder = os.path.join(self.root, key), key.split("/", 1)[0]
+        captions: tuple[str, ...] = ()
+        if self.captions == "files":
+            captions = _read_captions(_caption_file(path))
+        elif self.captions == "folders":
+            captions = (folder.replace("_", " "),)
+        label = self._label_of[folder] if self.labels else -1
+        return Sample(read_image(path), captions, label, key)
+
+
+def _caption_file(image: str) -> str:
+    return os.path.splitext(image)[0] + ".txt"
+
+
+def _read_captions(path: str) -> tuple[str, ...]:
+    """Reads one caption a line, without blank lines."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            captions = tuple(line.strip() for line in file if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableSample(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    if not captions:
+        raise UnreadableSample(f"{path}: holds no caption; write one a line")
+    return captions

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from webssl_plugins.datasets._common import PackedStrings
+from webssl_plugins.datasets._common import FIRST, PackedStrings, check_images
 from webssl_toolbox.data.image import read_image
 from webssl_toolbox.data.sample import Sample, UnreadableSample
 
@@ -41,23 +42,25 @@ class _Table(Protocol):
 class ImageTextList:
     """Images with captions, listed in a CSV, TSV or JSON-lines file.
 
-    Memory stays small at web scale: of JSON lines only the byte offsets are kept (8 bytes a row),
+    Memory stays small at web scale: of JSON lines only the byte offsets are kept (16 bytes a row),
     of a CSV the columns that are used, packed. The file is read at the first use, not when the
-    dataset is built. In JSON lines a caption may be a list, best first. DeCLIP's YFCC15M list works
-    as it is: ``ImageTextList('yfcc15m_clean_open_data.json', root, image='filename')``.
+    dataset is built. Captions are those of all caption columns in turn, without empty ones; in JSON
+    lines a caption may be a list, best first. DeCLIP's YFCC15M list works as it is:
+    ``ImageTextList('yfcc15m_clean_open_data.json', root, image='filename')``.
 
     Args:
         file: the list; a CSV or TSV names its columns in the first line, and quotes as CSV does.
         root: the folder that relative image paths start from.
         image: column of the image path.
-        caption: column of the caption.
+        caption: column of the caption, or several, best first: ``('title', 'description')``.
         label: column of the label: class indices if every value is an integer, else class names,
             numbered in sorted order. A row without one has label -1.
         format: ``'csv'``, ``'tsv'`` or ``'jsonl'``; by the suffix of ``file`` if ``None``.
 
     Raises:
         ValueError: an unknown format; at first use, a missing column or a file that is malformed.
-        FileNotFoundError: at first use, if ``file`` or ``root`` does not exist.
+        FileNotFoundError: at first use, if ``file`` or ``root`` does not exist, or ``root`` holds
+            none of the first images.
     """
 
     synonyms: Mapping[str, Sequence[str]] = {}
@@ -67,7 +70,7 @@ class ImageTextList:
         file: str,
         root: str = ".",
         image: str = "image",
-        caption: str = "caption",
+        caption: str | Sequence[str] = "caption",
         label: str | None = None,
         format: str | None = None,
     ) -> None:
@@ -79,7 +82,7 @@ class ImageTextList:
         self.file = file
         self.root = root
         self.image = image
-        self.caption = caption
+        self.captions = (caption,) if isinstance(caption, str) else tuple(caption)
         self.label = label
         self.format = format
 
@@ -90,18 +93,15 @@ class ImageTextList:
             raise FileNotFoundError(
                 f"{self.file}: no such file; it must list images and captions as {self.format}"
             )
-        if not os.path.isdir(self.root):
-            raise FileNotFoundError(
-                f"{self.root}: no such folder; root must hold the images that {self.file} lists"
-            )
-        columns = [name for name in (self.image, self.caption, self.label) if name is not None]
+        columns = [self.image, *self.captions, *([] if self.label is None else [self.label])]
         rows: _Table
         if self.format == "jsonl":
             rows = _JsonLines(self.file, columns)
         else:
             rows = _Csv(self.file, columns, "\t" if self.format == "tsv" else ",")
         if not len(rows):
-            raise ValueError(f"{self.file}: holds no rows")
+            raise ValueError(f"{self.file}: holds no rows, so there is nothing to train on")
+        check_images(self.file, self.root, list(_first_paths(rows, self.image)))
         if self.label is None:
             return rows, None, ()
         return rows, *_number_labels(list(_label_names(rows, self.label)), self.file)
@@ -118,13 +118,15 @@ class ImageTextList:
         """Reads one pair; ``rng`` is not used: which caption is taken is the view's choice."""
         rows, labels, _ = self._index
         row = rows[index]
-        path, captions = row.get(self.image), row.get(self.caption)
+        path = row.get(self.image)
         if not isinstance(path, str) or not path:
             raise UnreadableSample(f"{self.file}: row {index} has no {self.image!r}")
-        captions = captions if isinstance(captions, list) else [captions]
-        texts = tuple(text for text in captions if isinstance(text, str) and text.strip())
+        cells = [row.get(column) for column in self.captions]
+        found = [text for cell in cells for text in (cell if isinstance(cell, list) else [cell])]
+        texts = tuple(text for text in found if isinstance(text, str) and text.strip())
         if not texts:
-            raise UnreadableSample(f"{self.file}: row {index} has no text in {self.caption!r}")
+            columns = ", ".join(map(repr, self.captions))
+            raise UnreadableSample(f"{self.file}: row {index} has no text in {columns}")
         pixels = read_image(os.path.join(self.root, path))
         return Sample(pixels, texts, -1 if labels is None else int(labels[index]), path)
 
@@ -223,6 +225,10 @@ def _cells(reader: Iterator[list[str]], places: Sequence[int], width: int) -> It
 
 
 def _check_columns(file: str, wanted: Sequence[str], found: Sequence[str]) -> None:
+    if {"images", "annotations"} <= set(found):
+        raise ValueError(
+            f"{file}: not a list of pairs but one COCO object; use type='CocoCaptions'"
+        )
     for name in wanted:
         if name not in found:
             near = get_close_matches(name, found, n=1, cutoff=0.0)
@@ -230,6 +236,14 @@ def _check_columns(file: str, wanted: Sequence[str], found: Sequence[str]) -> No
                 f"{file}: no column {name!r}; it has {', '.join(map(repr, found))}"
                 + (f"; did you mean {near[0]!r}?" if near else "")
             )
+
+
+def _first_paths(rows: _Table, column: str) -> Iterator[str]:
+    """Yields the image paths of the first rows; bad rows are reported when they are loaded."""
+    for index in range(min(FIRST, len(rows))):
+        with suppress(UnreadableSample):
+            if isinstance(path := rows[index].get(column), str):
+                yield path
 
 
 def _label_names(rows: _Table, column: str) -> Iterator[str]:

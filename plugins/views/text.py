@@ -15,14 +15,17 @@ class Caption(Transform):
     """Chooses one caption of the sample.
 
     Args:
-        pick: ``'random'``, or the index of a caption; a sample with fewer gives its last.
+        pick: the index of a caption (a sample with fewer gives its last), ``'random'``, or
+            ``'joined'`` for all of them with spaces between.
     """
 
     reads: ClassVar[str] = "captions"
 
     def __init__(self, pick: int | str = 0) -> None:
-        if pick != "random" and not isinstance(pick, int):
-            raise ValueError(f"Caption: pick is 'random' or an index, not {pick!r}")
+        if pick not in ("random", "joined") and not (isinstance(pick, int) and pick >= 0):
+            raise ValueError(
+                f"Caption: pick is an index from 0, 'random' or 'joined', not {pick!r}"
+            )
         self.pick = pick
 
     def __call__(self, value: tuple[str, ...], sample: Sample, rng: np.random.Generator) -> str:
@@ -30,7 +33,7 @@ class Caption(Transform):
             raise ValueError(f"{sample.key} has no caption, but a text view asks for one")
         if isinstance(self.pick, int):
             return value[min(self.pick, len(value) - 1)]
-        return value[int(rng.integers(len(value)))]
+        return " ".join(value) if self.pick == "joined" else value[int(rng.integers(len(value)))]
 
 
 class Tokenize(Transform):

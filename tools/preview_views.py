@@ -1,0 +1,354 @@
+"""Draws what each view looks like to the model: rows are samples, columns are views.
+
+``python tools/preview_views.py configs/declip_r50_laptop.py --out preview.png``
+
+They are the first samples of the first batch, with the very crops, colours and hidden words of
+training; only the normalisation is undone. The towers are built without weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from webssl_toolbox.data import loader
+from webssl_toolbox.data.sample import Dataset, Sample
+from webssl_toolbox.data.views import Context, Pipeline, Views
+from webssl_toolbox.engine.config import load_config
+from webssl_toolbox.engine.settings import settings_from
+from webssl_toolbox.registry import DATASETS, MODELS, VIEWS
+
+CELL, TEXT, LINE, GAP, HEADER = 192, 232, 17, 16, 92  # pixels
+INK, FAINT, GREEN = (28, 32, 40), (118, 124, 136), (10, 118, 66)
+AMBER, STRIPE, PAPER = (255, 220, 140), (88, 100, 128), (246, 247, 249)
+UNLIKELY = "\U0010fffd"  # in no font, so it is drawn as what is missing
+
+Color = tuple[int, int, int]
+
+
+class Span(NamedTuple):
+    """A piece of text after which a line may be broken."""
+
+    text: str
+    ink: Color = INK
+    ground: Color | None = None
+
+
+class Column(NamedTuple):
+    """A view: its name, what to know of it, and a picture of each sample."""
+
+    name: str
+    note: str
+    cells: list[Image.Image]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("config", help="a Python config, such as configs/declip_r50_laptop.py")
+    parser.add_argument("--out", default="preview.png", metavar="FILE", help="where to write")
+    parser.add_argument("--samples", type=int, default=8, metavar="N", help="rows (default: 8)")
+    parser.add_argument("--font", metavar="FILE", help="a TrueType font for other scripts")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override the config",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    try:
+        sheet = preview(load_config(args.config, args.cfg_options), args.samples, Fonts(args.font))
+        sheet.save(args.out)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{args.out}: {sheet.width} x {sheet.height} pixels")
+
+
+def preview(cfg: dict[str, Any], count: int, fonts: Fonts) -> Image.Image:
+    """Draws the views of the first ``count`` samples."""
+    if count < 1:
+        raise ValueError(f"--samples {count}: give at least 1")
+    settings = settings_from(cfg)
+    with torch.device("meta"):  # views ask the towers for sizes and tokenizers alone
+        model = MODELS.create({"type": "Pretrainer"} | dict(settings.model), "model")
+    data = settings.train_dataloader
+    dataset = Recorded(DATASETS.create(data.dataset, "train_dataloader.dataset"))
+    context = Context(dict(model.towers.items()), dataset.dataset)
+    views = Views(data.views, model.needed_inputs(), context)
+    count = min(count, len(dataset))
+    batch = next(loader.batches(dataset, views, count, settings.seed))
+    note = f"{data.dataset['type']}: {len(dataset):,} samples\nas decoded, with all captions"
+    first = Column("sample", note, originals(dataset.samples, batch["unreadable"].tolist(), fonts))
+    return draw_sheet([first, *view_columns(model, views, batch, fonts)], fonts)
+
+
+class Recorded:
+    """A dataset that remembers what was loaded from it."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.samples: list[Sample] = []
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def load(self, index: int, rng: np.random.Generator) -> Sample:
+        self.samples.append(self.dataset.load(index, rng))
+        return self.samples[-1]
+
+
+# -- columns -----------------------------------------------------------------------------------
+
+
+def originals(
+    samples: Sequence[Sample], replaced: Sequence[int], fonts: Fonts
+) -> list[Image.Image]:
+    """Draws each image as it was decoded, beside its captions, numbered as ``Caption`` picks."""
+    cells = []
+    for sample, tries in zip(samples, replaced, strict=True):
+        cell = Image.new("RGB", (CELL + GAP + TEXT, CELL), "white")
+        if sample.image is not None:
+            thumb = on_checkerboard(fit(Image.fromarray(sample.image)))
+            cell.paste(thumb, ((CELL - thumb.width) // 2, (CELL - thumb.height) // 2))
+        page = Page(cell, CELL + GAP, fonts)
+        for i, caption in enumerate(sample.captions):
+            most = max(1, 10 // len(sample.captions))
+            words = re.findall(r"\s*\S+", caption[:2000])
+            page.write([Span(f"{i}  ", FAINT), *map(Span, words)], most)
+        page.foot(f"in place of {tries} unreadable: {sample.key}" if tries else sample.key)
+        cells.append(cell)
+    return cells
+
+
+def view_columns(
+    model: Any, views: Views, batch: dict[str, Tensor], fonts: Fonts
+) -> Iterator[Column]:
+    """Yields a column for each input of a tower: a view, whole or with some of its patches."""
+    inputs = views.finish(batch)
+    order = list(views.pipelines)
+    parts = {
+        (order.index(view), keep or "", mask or ""): model.towers[tower]
+        for tower, needs in model.plan.items()
+        for need in needs
+        for view, keep, mask in need.parts
+    }
+    for (place, keep, mask), tower in sorted(parts.items(), key=lambda part: part[0]):
+        view = order[place]
+        rows = range(len(inputs[view]))
+        if f"{view}.length" in inputs:
+            tokenizer = next(t.tokenizer for t in (tower, *model.towers.values()) if t.tokenizer)
+            cells = [text_cell(*tokens(inputs, view, i), tokenizer, fonts) for i in rows]
+            note = "as tokens"
+            note += "\namber: hidden, to be predicted" if f"{view}.index" in inputs else ""
+        else:
+            images = displayed(views.pipelines[view], inputs[view], batch)
+            side = images.shape[1]
+            gone = torch.zeros(len(rows), tower.num_patches(side) if keep or mask else 1).bool()
+            if keep:
+                gone = ~gone.scatter(1, inputs[keep], True)
+            masked = inputs[mask] if mask else torch.zeros_like(gone)
+            cells = [image_cell(images[i], gone[i].numpy(), masked[i].numpy()) for i in rows]
+            note = f"{side} x {side} pixels"
+            note += f"\nfaded: left out by {keep}" if keep else ""
+            note += f"\nstriped: masked by {mask}" if mask else ""
+        yield Column(view, note, cells)
+
+
+# -- images ------------------------------------------------------------------------------------
+
+
+def displayed(pipeline: Pipeline, images: Tensor, batch: Mapping[str, Tensor]) -> np.ndarray:
+    """Undoes the normalisation; maps float ``[B, 3, H, W]`` to uint8 ``[B, H, W, 3]``."""
+    for i, step in reversed(list(enumerate(pipeline.device))):
+        if not isinstance(step, VIEWS.get("Normalize")):
+            break
+        params = batch[f"{pipeline.name}@{i}"][:, :, None, None]
+        images = (images - params[:, :3]) / params[:, 3:]
+    return (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def image_cell(pixels: np.ndarray, gone: np.ndarray, masked: np.ndarray) -> Image.Image:
+    """Draws uint8 ``[S, S, 3]``; ``gone`` and ``masked`` are bool ``[N]``, of its patches."""
+    image = np.array(fit(Image.fromarray(pixels)))
+    at = np.arange(len(image))
+    grid = round(len(gone) ** 0.5)
+    patch_of = (at * grid // len(at))[:, None] * grid + at * grid // len(at)  # [side, side]
+    faded, stripes = 198 + image // 8, (at[:, None] + at)[..., None] % 8 < 3
+    image = np.where(masked[patch_of][..., None], np.where(stripes, STRIPE, faded), image)
+    image = np.where(gone[patch_of][..., None], faded, image)
+    return Image.fromarray(image.astype(np.uint8))
+
+
+def fit(image: Image.Image) -> Image.Image:
+    """Scales to a cell: up by a whole factor, with visible pixels, or down smoothly."""
+    longest = max(image.size)
+    factor = CELL // longest or CELL / longest
+    size = [max(1, round(side * factor)) for side in image.size]
+    return image.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS)
+
+
+def on_checkerboard(image: Image.Image) -> Image.Image:
+    """Shows what is transparent."""
+    if image.mode == "RGB":
+        return image
+    squares = np.add.outer(np.arange(image.height) // 8, np.arange(image.width) // 8) % 2
+    board = Image.fromarray((222 + 22 * squares).astype(np.uint8)).convert("RGBA")
+    return Image.alpha_composite(board, image).convert("RGB")
+
+
+# -- text --------------------------------------------------------------------------------------
+
+
+def tokens(inputs: Mapping[str, Tensor], view: str, i: int) -> tuple[list[int], dict[int, int]]:
+    """Returns the ids of sample i, and the true ids at its hidden positions."""
+    longest, length = inputs[view].shape[1], int(inputs[f"{view}.length"][i])
+    hidden = {}
+    if f"{view}.index" in inputs:
+        pairs = zip(
+            inputs[f"{view}.index"].tolist(), inputs[f"{view}.target"].tolist(), strict=True
+        )
+        hidden = {at - i * longest: target for at, target in pairs if at // longest == i}
+    return inputs[view][i, :length].tolist(), hidden
+
+
+def text_cell(
+    ids: Sequence[int], hidden: Mapping[int, int], tokenizer: Any, fonts: Fonts
+) -> Image.Image:
+    """Writes the tokens as the model reads them, then what it must predict."""
+    cell = Image.new("RGB", (TEXT, CELL), "white")
+    page = Page(cell, 0, fonts)
+    spans = [
+        Span(piece, ground=AMBER if at in hidden else None)
+        for at, piece in enumerate(pieces(ids, tokenizer))
+    ]
+    page.write(spans, most=7 if hidden else 10)
+    if hidden:
+        targets = (tokenizer.decode([target]) for target in hidden.values())
+        told = [Span(f" {word}", GREEN) for word in targets]
+        page.write([Span("predict:", FAINT), *told], most=3)
+    page.foot(f"{len(ids)} tokens")
+    return cell
+
+
+def pieces(ids: Sequence[int], tokenizer: Any) -> Iterator[str]:
+    """Yields what each id adds to the text, with the space before it; a byte may add nothing."""
+    text = ""
+    for end in range(1, len(ids) + 1):
+        longer = tokenizer.decode(ids[:end]).rstrip("\ufffd")  # the first bytes of a character
+        piece = longer[len(text) :]
+        text = longer
+        if ids[end - 1] == getattr(tokenizer, "mask", None):
+            piece = " " * piece.startswith(" ") + "[mask]"
+        yield piece
+
+
+class Fonts:
+    """One typeface in three sizes; characters that it lacks are written as escapes."""
+
+    def __init__(self, file: str | None = None) -> None:
+        try:
+            self.small, self.body, self.head = (
+                ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
+                for size in (12, 13, 16)
+            )
+        except OSError as error:
+            raise ValueError(f"--font {file}: not a font that can be read ({error})") from error
+        self.known: dict[str, bool] = {}
+
+    def readable(self, text: str) -> str:
+        return "".join(c if self.has(c) else c.encode("unicode_escape").decode() for c in text)
+
+    def has(self, char: str) -> bool:
+        if char not in self.known:
+            drawn, missing = (bytes(self.body.getmask(c)) for c in (char, UNLIKELY))
+            self.known[char] = char.isprintable() and drawn != missing
+        return self.known[char]
+
+
+class Page:
+    """Writes paragraphs into a cell, from top to bottom, as far as there is room."""
+
+    def __init__(self, cell: Image.Image, left: int, fonts: Fonts) -> None:
+        self.draw, self.fonts = ImageDraw.Draw(cell), fonts
+        self.left, self.top, self.width = left, 0, cell.width - left
+        self.bottom = cell.height - LINE
+
+    def write(self, spans: Sequence[Span], most: int) -> None:
+        """Writes ``most`` lines or fewer; an ellipsis says that there is more."""
+        lines = self.lines(spans)
+        room = min(most, (self.bottom - self.top) // LINE)
+        for i, line in enumerate(lines[:room]):
+            more = i + 1 == room < len(lines)
+            x = self.left
+            for text, ink, ground in [*line, Span(" \u2026", FAINT)] if more else line:
+                stop = x + self.fonts.body.getlength(text)
+                if ground:
+                    start = x + self.fonts.body.getlength(" " * text.startswith(" "))
+                    self.draw.rectangle((start - 1, self.top, stop, self.top + LINE - 2), ground)
+                self.draw.text((x, self.top), text, ink, self.fonts.body)
+                x = stop
+            self.top += LINE
+
+    def lines(self, spans: Sequence[Span]) -> list[list[Span]]:
+        """Breaks between spans, and within one that is longer than a line."""
+        lines: list[list[Span]] = [[]]
+        width, x = self.width - LINE, 0.0  # less room for the ellipsis
+        for span in spans:
+            text = self.fonts.readable(span.text)
+            if x + self.fonts.body.getlength(text) > width and x > 0:
+                lines.append([])
+                text, x = text.lstrip(), 0.0
+            while self.fonts.body.getlength(text) > width:
+                fits = 1
+                while self.fonts.body.getlength(text[: fits + 1]) <= width:
+                    fits += 1
+                lines[-1].append(span._replace(text=text[:fits]))
+                lines.append([])
+                text = text[fits:]
+            lines[-1].append(span._replace(text=text))
+            x += self.fonts.body.getlength(text)
+        return lines
+
+    def foot(self, text: str) -> None:
+        """Writes a small last line, which ends where the cell ends."""
+        text = self.fonts.readable(text)
+        while self.fonts.small.getlength(text) > self.width:
+            text = "\u2026" + text[2:]  # a path says most at its end
+        self.draw.text((self.left, self.bottom + 2), text, FAINT, self.fonts.small)
+
+
+def draw_sheet(columns: Sequence[Column], fonts: Fonts) -> Image.Image:
+    """Lays the columns out as a table with a heading."""
+    rows = len(columns[0].cells)
+    width = GAP + sum(column.cells[0].width + GAP for column in columns)
+    sheet = Image.new("RGB", (width, HEADER + rows * (CELL + GAP)), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.rectangle((0, 0, width, HEADER - GAP), PAPER)
+    for i in range(1, rows):
+        middle = HEADER + i * (CELL + GAP) - GAP // 2
+        draw.line((GAP, middle, width - GAP, middle), PAPER, 2)
+    left = GAP
+    for column in columns:
+        draw.text((left, 8), column.name, INK, fonts.head)
+        draw.text((left, 31), column.note, FAINT, fonts.small, spacing=3)
+        for i, cell in enumerate(column.cells):
+            sheet.paste(cell, (left, HEADER + i * (CELL + GAP) + (CELL - cell.height) // 2))
+        left += column.cells[0].width + GAP
+    return sheet
+
+
+if __name__ == "__main__":
+    main()
