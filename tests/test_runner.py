@@ -176,9 +176,9 @@ def test_a_step_that_is_not_finite_is_skipped_and_many_stop_the_run(tmp_path):
 
 def test_an_untrained_parameter_is_named(tmp_path):
     objectives = dict(nn_queue=dict(type="NNQueue", size=8))
-    runner = Runner(config(model__objectives=objectives), tmp_path)
-    with pytest.raises(ValueError, match=r"no objective trains towers\.text\."):
-        runner.train()
+    with pytest.raises(ValueError, match=r"no objective trains towers\.text, "):
+        Runner(config(model__objectives=objectives), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # -- processes -----------------------------------------------------------------------------------

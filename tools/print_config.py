@@ -1,4 +1,4 @@
-"""Checks a config and prints it with all that it inherits.
+"""Checks a config and prints it with all that it inherits, or who trains what.
 
 ``python tools/print_config.py configs/declip_r50.py --cfg-options train_cfg.max_iters=100``
 """
@@ -22,6 +22,11 @@ def parse() -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="override the config",
     )
+    parser.add_argument(
+        "--param-groups",
+        action="store_true",
+        help="run a step without numbers, and print which optimizer trains which parameters",
+    )
     return parser.parse_args()
 
 
@@ -32,12 +37,46 @@ def main() -> None:
 
     try:
         cfg = load_config(args.config, args.cfg_options)
-        settings_from(cfg)
+        settings = settings_from(cfg)
+        if args.param_groups:
+            print_groups(settings)
+            return
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     for key, value in cfg.items():
         if not key.startswith("_"):
             print(f"{key} = {render(value)}")
+
+
+def print_groups(settings: Any) -> None:
+    """Prints the parameters of each module under its optimizer, decayed and not."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from webssl_toolbox.engine.dry_run import dry_run
+    from webssl_toolbox.engine.parts import split
+
+    table = Table("module", "optimizer", "lr", "weight decay", "decayed", "not decayed")
+    for column in table.columns[4:]:
+        column.justify = "right"
+    for part in split(settings.optim_wrapper, dry_run(settings.model)):
+        modules: dict[str, list[int]] = {}
+        for name, parameter in part.parameters.items():
+            sizes = modules.setdefault(".".join(name.split(".")[:2]), [0, 0])
+            sizes[parameter.ndim < 2] += parameter.numel()
+        for module, (decayed, rest) in modules.items():
+            rates = (show(part.cfg.get(key, "its default")) for key in ("lr", "weight_decay"))
+            table.add_row(module, part.cfg["type"], *rates, f"{decayed:,}", f"{rest:,}")
+        table.add_section()
+    Console(width=120).print(table)
+
+
+def show(schedule: Any) -> str:
+    """Writes a number or a schedule on one line."""
+    if not isinstance(schedule, dict):
+        return str(schedule)
+    values = (f"{key}={value}" for key, value in schedule.items() if key != "type")
+    return f"{schedule['type']} {' '.join(values)}"
 
 
 def render(value: Any, indent: int = 0) -> str:

@@ -1,7 +1,9 @@
-"""The only file that knows version quirks of torch and mmengine."""
+"""The only file that knows version quirks of torch, torchvision and mmengine."""
 
 from __future__ import annotations
 
+import importlib
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -34,6 +36,38 @@ def has_native_bf16(device: torch.device) -> bool:
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(cpu, probe, bool)() for probe in probes)
     return False
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Turns autocast off on the device of ``x``; the meta device knows none, and refuses to ask."""
+    if x.is_meta:
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+_torchvision_operators: Any = None  # declarations last as long as this object
+
+
+def import_torchvision() -> None:
+    """Imports torchvision, where it is installed: its published wheel fails beside a CPU torch.
+
+    That wheel is linked to CUDA, so its operators are not loaded there, and its import stops at
+    the first of them that it wants to describe. Declared, they suffice for the import.
+    """
+    global _torchvision_operators
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        return
+    except RuntimeError as error:
+        if "operator torchvision::nms does not exist" not in str(error):
+            raise
+        _torchvision_operators = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            _torchvision_operators.define(
+                f"{name}(Tensor dets, Tensor scores, float iou) -> Tensor"
+            )
+        importlib.import_module("torchvision")
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

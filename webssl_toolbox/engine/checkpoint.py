@@ -72,7 +72,7 @@ def save(
     if optimizer is not None:
         contents[OPTIMIZER] = optimizer_tensors(model, optimizer)
         names = sorted(_named_parameters(model, optimizer))
-        state["optimizer"] = {"type": type(optimizer).__name__, "parameters": names}
+        state["optimizer"] = {"type": _types(optimizer), "parameters": names}
 
     final = root / f"step_{step:08d}"
     old, hidden = root / f"{final.name}.old", root / f"{_HIDDEN}{final.name}"
@@ -225,6 +225,11 @@ def _named_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Pa
     return named
 
 
+def _types(optimizer: Optimizer) -> str | dict[str, str]:
+    """Returns the optimizer's type; that of each part of the model, where they have their own."""
+    return getattr(optimizer, "types", type(optimizer).__name__)
+
+
 def _bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
@@ -337,11 +342,10 @@ def _check_optimizer(
 ) -> None:
     if not isinstance(recorded, dict):
         raise ValueError(f"{path} holds no optimizer state: load the model alone")
-    if (kind := type(optimizer).__name__) != recorded.get("type"):
-        raise ValueError(
-            f"{path} holds the state of {recorded.get('type')}, not of {kind}: use the same "
-            "optimizer, or load the model alone"
-        )
+    stored_types, types = recorded.get("type"), _types(optimizer)
+    if types != stored_types:
+        same = "use the same, or load the model alone"
+        raise ValueError(f"{path} holds the state of {stored_types}, not of {types}: {same}")
     stored = dict.fromkeys(recorded.get("parameters", []), "")
     _check_fit(path / OPTIMIZER, stored, dict.fromkeys(parameters, ""), strict)
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper as MMOptimWrapper
-from mmengine.registry import OPTIMIZERS
 from torch import Tensor, nn
 
 from ..compat import has_native_bf16
-from ..registry import nearest
-from ..schedules import build as build_schedule
 from . import settings
+from .parts import Joined, split
 
 
 class OptimWrapper(MMOptimWrapper):
@@ -26,17 +22,20 @@ class OptimWrapper(MMOptimWrapper):
         cfg: the ``optim_wrapper`` section.
         model: whose parameters to optimise.
         device: where they are.
+
+    Raises:
+        ValueError: an unknown optimizer or argument, or a part that the model lacks.
     """
 
     def __init__(self, cfg: settings.OptimWrapper, model: nn.Module, device: torch.device) -> None:
-        optimizer = dict(cfg.optimizer)
-        where = "optim_wrapper.optimizer"
-        self.schedules = {
-            key: build_schedule(optimizer.pop(key), f"{where}.{key}")
-            for key in ("lr", "weight_decay")
-            if key in optimizer
-        }
-        super().__init__(_build(optimizer, model, device, where))
+        self.parts = split(cfg, model)
+        self.optimizers = [part.build() for part in self.parts]
+        self.schedules = [part.schedules() for part in self.parts]
+        super().__init__(
+            Joined([part.of for part in self.parts], self.optimizers)
+            if cfg.parts
+            else self.optimizers[0]
+        )
         self.names = {p: name for name, p in model.named_parameters() if p.requires_grad}
         self.bound = cfg.clip_grad
         bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and has_native_bf16(device))
@@ -49,11 +48,19 @@ class OptimWrapper(MMOptimWrapper):
         return torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=enabled)
 
     def schedule(self, step: int, total: int) -> None:
-        """Sets learning rate and weight decay of a step; undecayed groups stay at 0."""
-        for group in self.optimizer.param_groups:
-            for key, value in self.schedules.items():
-                if key == "lr" or group["decay"]:
-                    group[key] = value(step, total)
+        """Sets learning rates and weight decay of a step; undecayed groups stay at 0."""
+        for optimizer, schedules in zip(self.optimizers, self.schedules, strict=True):
+            for group in optimizer.param_groups:
+                for key, value in schedules.items():
+                    if key == "lr" or group["decay"]:
+                        group[key] = value(step, total)
+
+    def rates(self) -> dict[str, float]:
+        """Returns the learning rates, to be logged: ``lr``, and ``lr.<name>`` of each part."""
+        return {
+            f"lr.{part.name}" if part.name else "lr": optimizer.param_groups[0]["lr"]
+            for part, optimizer in zip(self.parts, self.optimizers, strict=True)
+        }
 
     def update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Back-propagates and steps.
@@ -64,19 +71,14 @@ class OptimWrapper(MMOptimWrapper):
             averaged). The host does not wait for either.
 
         Raises:
-            ValueError: a trainable parameter got no gradient. Under data parallelism that makes a
+            Untrained: a trainable parameter got no gradient. Under data parallelism that makes a
                 step silently wrong.
         """
         loss.backward()
         parameters = list(self.names)
         gradients = [p.grad for p in parameters if p.grad is not None]
         if len(gradients) < len(parameters):
-            unused = [name for p, name in self.names.items() if p.grad is None]
-            raise ValueError(
-                f"no objective trains {', '.join(unused[:3])}{' ...' * (len(unused) > 3)} "
-                f"({len(unused)} parameters); remove what they belong to from the config, or add "
-                "an objective that trains it"
-            )
+            refuse_untrained({name: p.grad is not None for p, name in self.names.items()})
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         finite = norm.isfinite()
         if self.bound is not None:
@@ -88,42 +90,30 @@ class OptimWrapper(MMOptimWrapper):
         return finite, norm
 
 
-def _build(
-    cfg: Mapping[str, Any], model: nn.Module, device: torch.device, where: str
-) -> torch.optim.Optimizer:
-    name = cfg.get("type")
-    cls = OPTIMIZERS.module_dict.get(str(name))
-    if cls is None:
-        raise ValueError(
-            f"{where}.type {name!r} is not known{nearest(str(name), OPTIMIZERS.module_dict)}"
+class Untrained(ValueError):
+    """A trainable parameter gets no gradient."""
+
+
+def refuse_untrained(trained: Mapping[str, bool]) -> None:
+    """Raises Untrained where a parameter got no gradient, naming the modules that got none.
+
+    Args:
+        trained: for each trainable parameter, by name, whether it got one.
+    """
+    missing = [name for name, got in trained.items() if not got]
+    if missing:
+        modules = dict.fromkeys(_outermost(name, trained) for name in missing)
+        raise Untrained(
+            f"no objective trains {', '.join(modules)} ({len(missing)} parameters); remove what "
+            "they belong to from the config, or add an objective that trains it"
         )
-    valid = inspect.signature(cls).parameters.keys() - {"params", "foreach", "maximize"}
-    arguments = {key: value for key, value in cfg.items() if key != "type"}
-    for key in arguments:
-        if key not in valid:
-            raise ValueError(f"{where}.{key}: {name} takes no such argument{nearest(key, valid)}")
-    if "fused" not in valid:
-        raise ValueError(
-            f"{where}.type: {name} has no fused step, which a skipped step on the device needs; "
-            f"use AdamW, Adam or SGD"
-        )
-    decayed = {True: [], False: []}  # type: ignore[var-annotated]
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            decayed[parameter.ndim >= 2].append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed[True], "decay": True},
-        {"params": decayed[False], "decay": False, "weight_decay": 0.0},
-    ]
-    try:
-        optimizer = cls([g for g in groups if g["params"]], **{**arguments, "fused": True})
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{where}: {error}") from None
-    if arguments.get("momentum"):
-        if arguments.get("dampening"):
-            raise ValueError(f"{where}.dampening is not supported; leave it out")
-        # Fused SGD would take uninitialised memory for it, should the first step be skipped.
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
+
+
+def _outermost(name: str, trained: Mapping[str, bool]) -> str:
+    """Returns the outermost module of a parameter of which nothing is trained, or its own name."""
+    path = ""
+    for piece in name.split("."):
+        path = f"{path}.{piece}".lstrip(".")
+        if not any(got for other, got in trained.items() if f"{other}.".startswith(f"{path}.")):
+            break
+    return path

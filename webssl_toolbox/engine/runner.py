@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from ..objective import Progress
 from ..registry import DATASETS, HOOKS, MODELS
 from ..seeding import seed_step
 from . import checkpoint
+from .dry_run import dry_run
 from .finite import FiniteWatch
-from .optim import OptimWrapper
+from .optim import OptimWrapper, Untrained
 from .progress import Averages, MetricsFile, Reporter
 from .settings import settings_from
 
@@ -60,6 +61,7 @@ class Runner:
         self.work_dir, self.logger = Path(work_dir), logger
         self.max_iters = s.train_cfg.max_iters
         self.device = find_device(device)
+        _refuse_untrained(s.model)
         dist.init(self.device)
         if s.train_dataloader.batch_size % dist.world_size():
             raise ValueError(
@@ -283,8 +285,7 @@ class Runner:
 
     def _report(self, means: dict[str, float]) -> None:
         speed = self.reporter.report(self.iter, means)
-        rate = self.optim_wrapper.optimizer.param_groups[0]["lr"]
-        self._write(means | speed | {"lr": rate})
+        self._write(means | speed | self.optim_wrapper.rates())
 
     def _write(self, values: dict[str, float]) -> None:
         if dist.rank() == 0 and values:
@@ -304,6 +305,16 @@ class Runner:
         began = time.perf_counter()
         yield
         self.reporter.pause(time.perf_counter() - began)
+
+
+def _refuse_untrained(model: Mapping[str, Any]) -> None:
+    """Raises Untrained before data is read; the first step would tell, but after minutes."""
+    try:
+        dry_run(model)
+    except Untrained:
+        raise
+    except ValueError as error:  # a plugin that cannot run without numbers may be right otherwise
+        logger.debug("left to the first step: %s", error)
 
 
 def find_device(name: str | None) -> torch.device:

@@ -44,16 +44,31 @@ class TrainDataloader:
 
 
 @dataclass
+class OptimizerPart:
+    """An entry of ``optim_wrapper.parts``.
+
+    Attributes:
+        of: path of a module of the model, such as ``'towers.image'``.
+        optimizer: as ``optim_wrapper.optimizer``, for the parameters of that module.
+    """
+
+    of: str
+    optimizer: Dict
+
+
+@dataclass
 class OptimWrapper:
     """``optim_wrapper``.
 
     Attributes:
         optimizer: ``dict(type='AdamW', lr=..., weight_decay=...)``; both may be schedules.
+        parts: ``{name: dict(of='towers.image', optimizer=...)}``: modules with another optimizer.
         clip_grad: largest gradient norm; None for no bound.
         precision: ``'fp32'``, ``'bf16'``, or ``'auto'``: bf16 where the hardware computes it.
     """
 
     optimizer: Dict
+    parts: Dict = field(default_factory=dict)
     clip_grad: float | None = None
     precision: str = "auto"
 
@@ -152,6 +167,10 @@ def settings_from(cfg: Dict) -> Settings:
         if name in values:
             values[name] = section(**_checked(section, values[name], name))
     settings = Settings(**values)
+    settings.optim_wrapper.parts = {
+        name: OptimizerPart(**_checked(OptimizerPart, entry, f"optim_wrapper.parts.{name}"))
+        for name, entry in _entries(settings.optim_wrapper.parts, "optim_wrapper.parts")
+    }
     _check_types(settings)
     return settings
 
@@ -214,9 +233,13 @@ def _check_types(settings: Settings) -> None:
         HOOKS.check(entry, f"hooks.{name}")
     for name, entry in _entries(settings.vis_backends, "vis_backends"):
         _check_backend(entry, f"vis_backends.{name}")
-    for key in ("lr", "weight_decay"):
-        if key in settings.optim_wrapper.optimizer:
-            build_schedule(settings.optim_wrapper.optimizer[key], f"optim_wrapper.optimizer.{key}")
+    optimizers = {"optim_wrapper.optimizer": settings.optim_wrapper.optimizer}
+    for name, part in settings.optim_wrapper.parts.items():
+        optimizers[f"optim_wrapper.parts.{name}.optimizer"] = part.optimizer
+    for where, optimizer in optimizers.items():
+        for key in ("lr", "weight_decay"):
+            if key in optimizer:
+                build_schedule(optimizer[key], f"{where}.{key}")
     precisions = ("auto", "fp32", "bf16")
     if settings.optim_wrapper.precision not in precisions:
         raise ValueError(
