@@ -1,0 +1,45 @@
+# Which of the signals of DeCLIP help, and on how much data? The ablation of the paper, laptop-sized.
+#
+#   python tools/study.py configs/study/declip_ablation.py
+#
+# Hardware: 2 CPU cores. Data: the embedded corpus, whose share of concepts is varied.
+_base_ = ["../declip_r50_laptop.py"]
+
+model = dict(
+    towers=dict(image=dict(depths=(1, 1, 1, 1)), text=dict(depth=1, activation="gelu")),
+)
+train_cfg = dict(max_iters=220)
+train_dataloader = dict(num_workers=0)  # the runs side by side have the cores
+evaluation = dict(
+    interval=0,
+    before=False,
+    evaluators=dict(zero_shot_pixels=None, retrieval=None, knn_pixels=None),
+)
+
+
+def _signals(clip, without):
+    removed = {f"model.objectives.{name}": None for name in without}
+    return {"model.objectives.clip.weight": clip, **removed}
+
+
+_share = "train_dataloader.dataset.fraction"
+
+# L = (1 - a - b - g) L_CLIP + a (L_ISS + L_TSS) + b L_MVS + g L_NNS: what a signal that is left out
+# weighed goes back to CLIP.
+_study = dict(
+    variants={
+        "CLIP": _signals(1.0, ["multi_view", "simsiam", "mlm", "nn_queue"]),
+        "+ MVS": _signals(0.8, ["simsiam", "mlm", "nn_queue"]),
+        "+ MVS + SS": _signals(0.6, ["nn_queue"]),
+        "DeCLIP": _signals(0.4, []),
+    },
+    amounts={"1/4": {_share: 0.25}, "1/2": {_share: 0.5}, "all": {_share: 1.0}},
+    seeds=3,
+    metrics={
+        "zero-shot top-5, concepts never seen": [
+            "zero_shot/unseen/noto-v1/top5",
+            "zero_shot/unseen/fluent-flat/top5",
+        ],
+        "zero-shot top-1, new designers": ["zero_shot/noto-v1/top1", "zero_shot/fluent-flat/top1"],
+    },
+)

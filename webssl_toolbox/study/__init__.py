@@ -1,0 +1,1 @@
+"""Studies: a grid of runs from one config, and a report with intervals."""

@@ -1,0 +1,169 @@
+"""What a study found: a table and a plot with intervals, and what they say in words."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+
+from .grid import Cell, Study
+
+# Student's t for a two-sided interval of 95 %, by degrees of freedom.
+_T95 = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14]
+_COLORS = ("#444444", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442")
+
+Values = Mapping[tuple[str, str], Sequence[float]]  # (variant, amount) -> one value for each seed
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds with a 95 % interval of Student's t; one seed has no interval."""
+
+    mean: float
+    half: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        """Returns the interval of values that vary with the seed."""
+        count = len(values)
+        if count < 2:
+            return cls(values[0], None)
+        t = _T95[count - 2] if count - 2 < len(_T95) else 1.96
+        return cls(statistics.mean(values), t * statistics.stdev(values) / sqrt(count))
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the whole interval is above or below 0, else 0."""
+        if self.half is None or abs(self.mean) <= self.half:
+            return 0
+        return 1 if self.mean > 0 else -1
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" + ("" if self.half is None else f" ± {self.half:.1f}")
+
+
+class Report:
+    """The finished runs of a study.
+
+    Args:
+        study: its grid.
+        steps: of each budget and variant.
+        metrics: the metrics of a finished cell.
+        pairs: image-text pairs of a step.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        steps: Mapping[str, Mapping[str, int]],
+        metrics: Callable[[Cell], Mapping[str, float]],
+        pairs: int,
+    ) -> None:
+        self.study, self.steps, self.metrics, self.pairs = study, steps, metrics, pairs
+
+    def values(self, budget: str, names: Sequence[str]) -> Values:
+        """Returns the mean of some metrics of each run."""
+        found: dict[tuple[str, str], list[float]] = {}
+        for cell in self.study.cells(self.steps[budget]):
+            measured = self.metrics(cell)
+            for name in names:
+                if name not in measured:
+                    raise ValueError(f"_study.metrics: {cell.folder} measured no {name}")
+            value = statistics.mean(measured[name] for name in names)
+            found.setdefault((cell.variant, cell.amount), []).append(value)
+        return found
+
+    def to_markdown(self) -> str:
+        """Returns the report: what was run, one table for each metric and budget, and words."""
+        lines = [
+            f"{self.study.seeds} seeds. Mean and 95 % interval over seeds (Student's t); in "
+            f"brackets the difference to {self.study.baseline} of the same seed, and its interval. "
+            "**Bold**: that interval excludes 0.",
+            "",
+        ]
+        for title, names in self.study.metrics.items():
+            for budget in self.steps:
+                values = self.values(budget, names)
+                lines += [f"**{title}, {budget}**", "", *self._table(budget, values), ""]
+                lines += [*self._words(budget, values), ""]
+        return "\n".join(lines)
+
+    def _table(self, budget: str, values: Values) -> list[str]:
+        heads = [
+            f"{name}, {steps * self.pairs / 1000:.0f}k pairs"
+            for name, steps in self.steps[budget].items()
+        ]
+        rows = ["| data | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+        for amount in self.study.amounts:
+            cells = [str(Interval.of(values[self.study.baseline, amount]))]
+            for variant in list(self.study.variants)[1:]:
+                gain = difference(values, variant, self.study.baseline, amount)
+                cell = f"{Interval.of(values[variant, amount])} ({'+' * (gain.mean >= 0)}{gain})"
+                cells.append(f"**{cell}**" if gain.sign else cell)
+            rows.append(f"| {amount} | " + " | ".join(cells) + " |")
+        return rows
+
+    def _words(self, budget: str, values: Values) -> list[str]:
+        """Says of each variant where it is ahead, and how much data it saves."""
+        baseline, amounts = self.study.baseline, list(self.study.amounts)
+        goal = statistics.mean(values[baseline, amounts[-1]])
+        lines = []
+        for variant in list(self.study.variants)[1:]:
+            signs = {a: difference(values, variant, baseline, a).sign for a in amounts}
+            places = {
+                word: [a for a in amounts if signs[a] == sign]
+                for word, sign in (("ahead", 1), ("level", 0), ("behind", -1))
+            }
+            said = "; ".join(f"{w} on {', '.join(p)}" for w, p in places.items() if p)
+            reached = [a for a in amounts if statistics.mean(values[variant, a]) >= goal]
+            saves = f"reaches it with {reached[0]} of the data" if reached else "never reaches it"
+            lines.append(
+                f"* {variant} against {baseline}, {budget}: {said}. {baseline} on all data has "
+                f"{goal:.1f}: {variant} {saves}."
+            )
+        return lines
+
+    def plot(self, path: Path) -> None:
+        """Draws the first metric over the amount of data, a panel for each budget."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        title, names = next(iter(self.study.metrics.items()))
+        figure, panels = pyplot.subplots(
+            1, len(self.steps), figsize=(5 * len(self.steps), 4), sharey=True, squeeze=False
+        )
+        amounts = list(self.study.amounts)
+        for panel, budget in zip(panels[0], self.steps, strict=True):
+            values = self.values(budget, names)
+            for i, variant in enumerate(self.study.variants):
+                found = [Interval.of(values[variant, amount]) for amount in amounts]
+                shift = 0.04 * (i - (len(self.study.variants) - 1) / 2)  # bars side by side
+                panel.errorbar(
+                    [place + shift for place in range(len(amounts))],
+                    [each.mean for each in found],
+                    yerr=[each.half or 0 for each in found],
+                    label=variant,
+                    color=_COLORS[i % len(_COLORS)],
+                    marker="o",
+                    capsize=2,
+                    linewidth=1.5,
+                )
+            panel.set_title(budget)
+            panel.set_xticks(range(len(amounts)), amounts)
+            panel.set_xlabel("share of the training data")
+            panel.grid(axis="y", alpha=0.3)
+        panels[0][0].set_ylabel(f"{title} (%)")
+        panels[0][0].legend(frameon=False)
+        figure.tight_layout()
+        figure.savefig(path, dpi=120)
+        pyplot.close(figure)
+
+
+def difference(values: Values, variant: str, baseline: str, amount: str) -> Interval:
+    """Returns the gain of a variant over the baseline, seed by seed."""
+    pairs = zip(values[variant, amount], values[baseline, amount], strict=True)
+    return Interval.of([ours - theirs for ours, theirs in pairs])
