@@ -6,6 +6,12 @@ from setuptools import find_packages, setup
 
 # `plugins/` is imported as `webssl_plugins`, `configs/` travels in the wheel as `webssl_configs`.
 ROOMS = {"webssl_plugins": "plugins", "webssl_configs": "configs"}
+# Whose models can be towers; each extra brings a `type` of plugins/backbones.
+LIBRARIES = {
+    "timm": ["timm>=1.0.31"],
+    "transformers": ["transformers>=5.23"],
+    "mmpretrain": ["onedl-mmpretrain>=1.3.6", "onedl-mmcv>=2.3.6", "torchvision"],
+}
 
 
 def packages() -> list[str]:
@@ -48,7 +54,15 @@ setup(
     ],
     extras_require={
         "tensorboard": ["tensorboard"],
-        "dev": ["pytest", "pytest-timeout", "ruff", "mypy", "tensorboard"],
+        **LIBRARIES,
+        "dev": [
+            "pytest",
+            "pytest-timeout",
+            "ruff",
+            "mypy",
+            "tensorboard",
+            *(package for needs in LIBRARIES.values() for package in needs),
+        ],
     },
     entry_points={"webssl_toolbox": ["builtin = webssl_plugins"]},
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -43,6 +45,22 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     if x.is_meta:
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
+
+
+@contextmanager
+def absent(library: str) -> Iterator[None]:
+    """Lets imports inside find no such library, unless something imported it before.
+
+    ``mmengine.optim`` imports transformers where it is installed, for an optimizer: a second.
+    """
+    hide = library not in sys.modules
+    if hide:
+        sys.modules[library] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hide:
+            del sys.modules[library]
 
 
 _torchvision_operators: Any = None  # declarations last as long as this object

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from mmengine.optim import OptimWrapper as MMOptimWrapper
 from torch import Tensor, nn
 
-from ..compat import has_native_bf16
+from ..compat import absent, has_native_bf16
 from . import settings
 from .parts import Joined, split
+
+with absent("transformers"):
+    from mmengine.optim import OptimWrapper as MMOptimWrapper
 
 
 class OptimWrapper(MMOptimWrapper):
