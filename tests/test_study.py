@@ -170,9 +170,9 @@ def test_a_folder_belongs_to_one_study_and_one_config(tool, workshop, tmp_path):
         pass
     with tool.opened(tmp_path / "other", {"a": 1}):
         pass
-    with pytest.raises(ValueError, match="of another config"):
-        with tool.opened(tmp_path / "other", {"a": 2}):
-            pass
+    refused = pytest.raises(ValueError, match="of another config")
+    with refused, tool.opened(tmp_path / "other", {"a": 2}):
+        pass
 
 
 @pytest.mark.slow

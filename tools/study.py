@@ -192,7 +192,8 @@ def main() -> None:
         study, settings = study_from(cfg), settings_from(cfg)
         for cell in study.cells(dict.fromkeys(study.variants, 1)):
             settings_from(load_config(args.config, study.options(cell)))  # all, before any is run
-        with opened(folder, cfg) as lock:
+        grid = {"variants": study.variants, "amounts": study.amounts}  # seeds may be added
+        with opened(folder, {**cfg, "_study": grid}) as lock:
             workshop = Workshop(train, folder, jobs, lock, gpus)
             steps = budgets(settings.train_cfg.max_iters, workshop.costs(study))
             cells = [cell for budget in steps.values() for cell in study.cells(budget)]

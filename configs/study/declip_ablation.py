@@ -1,4 +1,4 @@
-# Which of the signals of DeCLIP help, and on how much data? The ablation of the paper, laptop-sized.
+# Which of the signals of DeCLIP help, on how much data? The ablation of the paper, laptop-sized.
 #
 #   python tools/study.py configs/study/declip_ablation.py
 #
@@ -10,10 +10,17 @@ model = dict(
 )
 train_cfg = dict(max_iters=220)
 train_dataloader = dict(num_workers=0)  # the runs side by side have the cores
+_measured = ("unseen/noto-v1", "unseen/fluent-flat", "noto-v1", "fluent-flat")
 evaluation = dict(
     interval=0,
     before=False,
-    evaluators=dict(zero_shot_pixels=None, retrieval=None, knn_pixels=None),
+    evaluators=dict(
+        _delete_=True,
+        zero_shot=dict(
+            type="ZeroShot",
+            splits={name: dict(type="Emoji", split=name, size=72) for name in _measured},
+        ),
+    ),
 )
 
 
