@@ -185,14 +185,15 @@ MISTAKES = [
     ("hooks", [step("Beeper")], ["hooks must be a dict"]),
     ("seed", "0", ["seed must be a whole number"]),
     # values that only the class itself can judge
-    ("model/towers/image/depths", None, ["model.towers.image: CLIPResNet cannot be built"]),
+    ("model/towers/image/depths", 3, ["model.towers.image.depths must be a list or None"]),
+    ("model/towers/image/depths", ["x"] * 4, ["model.towers.image: CLIPResNet cannot be built"]),
     ("model/towers/text/width", -1, ["model.towers.text: TextTransformer cannot be built"]),
     ("model/spaces/joint/dim", -1, ["model: Pretrainer cannot be built", "-1"]),
     ("model/towers/text", step("EMA", of="towers.image", momentum="x"), ["momentum", "'x'"]),
     ("model/towers/text", step("EMA", of="image"), ["of='image'", "towers.image"]),
     ("model/towers/text", step("EMA", of="towers.imgae"), ["'towers.image'"]),
     ("model/towers/text", step("EMA", of="towers.text"), ["text"]),
-    ("evaluation/evaluators/knn/splits", "x", ["evaluation.evaluators.knn", "cannot be built"]),
+    ("evaluation/evaluators/knn/splits", "x", ["evaluators.knn.splits must be a dict"]),
 ]
 
 
@@ -361,7 +362,7 @@ def test_none_removes_an_entry_and_is_a_value_elsewhere(child):
 
 def test_a_missing_file_is_named_with_its_neighbours(child):
     path = child("")
-    with pytest.raises(FileNotFoundError, match="base, child"):
+    with pytest.raises(FileNotFoundError, match=r"base\.py, child\.py"):
         load_config(path.with_name("nothing.py"))
     path.write_text("_base_ = ['nowhere.py']")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.py"):

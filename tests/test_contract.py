@@ -21,6 +21,11 @@ def test_one_call_per_tower(case):
 
 
 @each
+def test_views_apart_equal_views_together(case):
+    testing.check_views_apart(case)
+
+
+@each
 def test_a_skipped_step_changes_nothing(case):
     testing.check_skipped_step(case)
 

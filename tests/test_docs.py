@@ -195,7 +195,7 @@ def run_command(line: str) -> None:
 def install(package: Path) -> None:
     """Writes the metadata that an editable install writes, into the working directory."""
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
-    info = Path(f"{package.name}-{project['version']}.dist-info")
+    info = Path(f"{project['name'].replace('-', '_')}-{project['version']}.dist-info")
     info.mkdir()
     (info / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
@@ -363,7 +363,7 @@ def test_type_tables_equal_the_signatures(document):
 
 
 @pytest.mark.parametrize(
-    "tool", ["train.py", "test.py", "print_config.py", "preview_views.py", "plugins.py"]
+    "tool", ["train.py", "test.py", "print_config.py", "preview_views.py", "study.py", "plugins.py"]
 )
 def test_flag_table_equals_the_parser(tool):
     usage = subprocess.check_output([sys.executable, ROOT / "tools" / tool, "--help"], text=True)

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "webssl_toolbox").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
-TOOLS = sorted((ROOT / "tools").rglob("*.py"))
+TOOLS = sorted((ROOT / "tools").glob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 LIBRARY = [*CORE, *PLUGINS]
@@ -153,7 +153,9 @@ def test_library_code_runs_nothing_that_it_reads_and_prints_nothing(path):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             where = f"{name(path)}:{node.lineno}"
-            assert called not in BANNED, f"{where} calls {called}"
+            # The one thing that is run: a Python config, a program that its user names.
+            config = path.name == "config.py" and called in ("compile", "exec")
+            assert called not in BANNED or config, f"{where} calls {called}"
             assert not called.startswith(("os.system", "subprocess.")), f"{where} calls {called}"
             if called in ("torch.load", "torch.hub.load", "np.load", "numpy.load"):
                 keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}

@@ -180,15 +180,15 @@ def main() -> None:
 
     import torch
 
-    from webssl_toolbox.engine.config import load_config
+    from webssl_toolbox.engine.config import find_config, load_config
     from webssl_toolbox.engine.settings import settings_from
 
-    folder = Path(args.work_dir or f"work_dirs/{Path(args.config).stem}")
     train = [sys.executable, str(Path(__file__).with_name("train.py")), args.config]
     gpus = torch.cuda.device_count()
     jobs = args.jobs or gpus or os.cpu_count() or 1
     try:
         cfg = load_config(args.config)
+        folder = Path(args.work_dir or f"work_dirs/{find_config(args.config).stem}")
         study, settings = study_from(cfg), settings_from(cfg)
         for cell in study.cells(dict.fromkeys(study.variants, 1)):
             settings_from(load_config(args.config, study.options(cell)))  # all, before any is run

@@ -40,26 +40,39 @@ def main() -> None:
     rank = launch(args.launcher)
     logging.getLogger("webssl_toolbox").setLevel(logging.INFO if rank == 0 else logging.ERROR)
 
+    import torch
+
     from webssl_toolbox import dist
-    from webssl_toolbox.engine.config import load_config
+    from webssl_toolbox.engine.config import find_config, load_config
     from webssl_toolbox.engine.finite import NonFinite
     from webssl_toolbox.engine.runner import Runner
 
     try:
-        cfg = load_config(args.config, args.cfg_options)
-        work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+        config = find_config(args.config)
+        cfg = load_config(config, args.cfg_options)
+        work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{config.stem}"
         runner = Runner(cfg, Path(work_dir), resume=args.resume, device=args.device)
-        config = Path(args.config)
         smaller = config.with_name(f"{config.stem}_laptop.py")
         if runner.device.type == "cpu" and smaller.exists():
             runner.logger.warning("%s is slow on a CPU: %s is made for one", config, smaller)
         runner.train()
-    except (ValueError, OSError, NonFinite) as error:
+    except (ValueError, OSError, NonFinite, torch.OutOfMemoryError) as error:
         if os.environ.get("WEBSSL_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}\n(WEBSSL_TRACEBACK=1 shows where)")
+        sys.exit(f"error: {explain(error)}\n(WEBSSL_TRACEBACK=1 shows where)")
     finally:
         dist.shutdown()
+
+
+def explain(error: Exception) -> str:
+    """Returns an error as a sentence; those of the system and of torch do not say what to do."""
+    if isinstance(error, OSError) and error.errno:
+        place = error.filename or "the work dir"
+        return f"{place}: {error.strerror}; check the path, its permissions and the space left"
+    if type(error).__name__ == "OutOfMemoryError":
+        reason = str(error).partition(". ")[0]
+        return f"{reason}; raise model.chunks, or lower train_dataloader.batch_size"
+    return str(error)
 
 
 def launch(launcher: str) -> int:

@@ -6,6 +6,8 @@ import os
 import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -15,6 +17,7 @@ from . import hookspecs, registry
 GROUP = "webssl_toolbox"
 BUILTIN = "builtin"
 DISTRIBUTION = "webssl-toolbox"
+CONFIGS = "webssl_configs"  # the folder configs/, as it is installed
 
 
 class DuplicateName(ValueError):
@@ -72,6 +75,7 @@ class Registries:
 class _State:
     loaded: dict[str, str] = field(default_factory=dict)  # entry point -> distribution
     broken: dict[str, str] = field(default_factory=dict)  # entry point -> distribution and reason
+    brought: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # of each loaded one
     owners: dict[tuple[str, str], str] = field(default_factory=dict)
     manager: pluggy.PluginManager | None = None
     clash: DuplicateName | None = None
@@ -101,10 +105,49 @@ def owner(kind: str, name: str) -> str:
     return _state.owners.get((kind, name), DISTRIBUTION)
 
 
+def is_admitted(entry: EntryPoint) -> bool:
+    """Whether ``WEBSSL_PLUGINS`` lets an entry point be loaded; built-ins always are."""
+    admitted = limit()
+    return admitted is None or entry.name in admitted or is_builtin(entry)
+
+
 def limit() -> set[str] | None:
     """Returns the third parties that ``WEBSSL_PLUGINS=a,b`` admits; None where it is not set."""
     value = os.environ.get("WEBSSL_PLUGINS")
     return None if value is None else {name.strip() for name in value.split(",") if name.strip()}
+
+
+def package_folders(package: str) -> list[Path]:
+    """Returns where a top-level package lies, without importing it; nowhere if it is missing."""
+    spec = find_spec(package)
+    places = (spec and spec.submodule_search_locations) or []
+    return [Path(place) for place in places if Path(place).is_dir()]
+
+
+def config_folder(plugin: str) -> Path:
+    """Returns the folder of the configs named ``plugin::...``; nothing is imported.
+
+    It is ``configs/`` in the top-level package of the plugin's entry point. The toolbox's own go by
+    the name ``webssl_toolbox``.
+
+    Raises:
+        FileNotFoundError: no such plugin is installed, or it ships no configs.
+    """
+    packages = {e.name: e.module.partition(".")[0] for e in installed() if not is_builtin(e)}
+    if plugin == GROUP:
+        folders = package_folders(CONFIGS)
+    elif plugin in packages:
+        folders = [folder / "configs" for folder in package_folders(packages[plugin])]
+    else:
+        names = [GROUP, *packages]
+        raise FileNotFoundError(
+            f"no plugin {plugin!r} is installed to take configs from"
+            f"{registry.nearest(plugin, names)}"
+        )
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"the plugin {plugin!r} ships no configs: its package has no configs/")
 
 
 def load() -> pluggy.PluginManager:
@@ -128,7 +171,7 @@ def load() -> pluggy.PluginManager:
                 stacklevel=2,
             )
         for entry in found:
-            if admitted is None or entry.name in admitted or is_builtin(entry):
+            if is_admitted(entry):
                 _load_one(manager, entry)
     return _state.manager
 
@@ -158,6 +201,9 @@ def _load_one(manager: pluggy.PluginManager, entry: EntryPoint) -> None:
         )
     else:
         _state.loaded[entry.name] = origin
+        _state.brought[entry.name] = {
+            kind: list(shelf.entries) for kind, shelf in vars(brought).items() if shelf.entries
+        }
 
 
 def _register(manager: pluggy.PluginManager, entry: EntryPoint) -> Registries:
@@ -173,9 +219,21 @@ def _register(manager: pluggy.PluginManager, entry: EntryPoint) -> Registries:
     return brought
 
 
+def brought(plugin: str) -> dict[str, list[str]] | None:
+    """Returns the names that a plugin registered, by kind; None where it is not loaded."""
+    return _state.brought.get(plugin)
+
+
+def fault(plugin: str) -> str | None:
+    """Returns the distribution of a plugin that could not be loaded, and why."""
+    return _state.broken.get(plugin)
+
+
 def describe() -> str:
     """Returns what an unknown-name error should add: who is loaded, and who is broken and why."""
     text = f" (plugins loaded: {', '.join(_state.loaded) or 'none'}"
     if _state.broken:
         text += f"; BROKEN, so their names are missing: {'; '.join(_state.broken.values())}"
+    if absent := [entry.name for entry in installed() if not is_admitted(entry)]:
+        text += f"; left out by WEBSSL_PLUGINS: {', '.join(absent)}"
     return text + ")"

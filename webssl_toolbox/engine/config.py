@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
+from ..plugins import GROUP, config_folder
 from ..registry import nearest
 
 # Dicts of named entries, of which an override or a None must hit one. Other dicts have a type or
@@ -18,70 +21,131 @@ NAMED = (
     "model.spaces.",
     "model.objectives.",
     "train_dataloader.views.",
+    "optim_wrapper.parts.",
     "evaluation.evaluators.",
     "hooks.",
     "vis_backends.",
 )
 
 
-def load_config(path: str | Path, options: Sequence[str] = ()) -> dict[str, Any]:
+def load_config(config: str | Path, options: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a config with what it inherits, and overrides it.
 
     A Python config is a program: run only those that you trust. (Configs stored in checkpoints are
     JSON, and are never executed.)
 
     Args:
-        path: a ``.py`` file; ``_base_`` names the files that it inherits.
+        config: what ``find_config`` takes; ``_base_`` in it names the configs that it inherits.
         options: ``'train_cfg.max_iters=100'`` ...; values are Python literals, else strings.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file, or no such plugin.
         ValueError: a syntax error, an override of a path that does not exist, or a None that
             removes nothing.
     """
-    path = Path(path)
-    if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.py"))) or "no configs"
-        raise FileNotFoundError(f"there is no config {path}; {path.parent} has {there}")
-    cfg = _read(path)
-    _check_removals(cfg, _inherited(path), path)
+    cfg = _read(find_config(config))
     for option in options:
         _override(cfg, option)
     return cfg
 
 
-def _read(path: Path) -> dict[str, Any]:
+def find_config(config: str | Path, folder: Path = Path()) -> Path:
+    """Returns the file of a config.
+
+    Args:
+        config: a path, or ``'acme::name.py'`` for a config that ships with the plugin ``acme``, or
+            with the toolbox (``'webssl_toolbox::declip_r50.py'``). No plugin is imported.
+        folder: what a path is relative to.
+
+    Raises:
+        FileNotFoundError: no such file, or no such plugin; names the nearest.
+    """
+    plugin, by_name, name = str(config).partition("::")
+    if by_name:
+        folder = config_folder(plugin)
+        path, there = folder / name, folder.rglob("*.py")
+    else:
+        path = folder / config
+        folder, name = path.parent, path.name
+        there = folder.glob("*.py")
+    if not path.is_file():
+        names = [file.relative_to(folder).as_posix() for file in there]
+        shown = config if by_name else path
+        if not by_name and (config_folder(GROUP) / name).is_file():
+            names = [f"{GROUP}::{name}"]
+        raise FileNotFoundError(f"there is no config {shown}{nearest(name, names)}")
+    return path
+
+
+def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Reads one file into what it inherits: dicts are merged, everything else is replaced."""
+    if path.resolve() in heirs:
+        raise ValueError(f"{path} inherits itself: take it out of _base_ in {heirs[-1]}")
     try:
-        cfg = Config.fromfile(str(path), import_custom_modules=False, format_python_code=False)
+        tree = ast.parse(path.read_bytes())
     except SyntaxError as error:
-        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
+        raise ValueError(f"{path}, line {error.lineno}: {error.msg}; a config is Python") from None
+    base: dict[str, Any] = {}
+    for name in _bases(tree, path):
+        inherited = _read(find_config(name, path.parent), (*heirs, path.resolve()))
+        if shared := base.keys() & inherited.keys():
+            raise ValueError(f"{path}: several of its _base_ have {', '.join(sorted(shared))}")
+        base |= inherited
+    try:
+        cfg = Config(base)
+        cfg.merge_from_dict(_run(tree, path, base), allow_list_keys=False)
     except OSError:
         raise
     except Exception as error:  # a config is a program: it may raise anything
-        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
-    return cfg.to_dict()
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(path)]
+        at = f"{path}{lines[-1] if lines else ''}"
+        raise ValueError(f"{at}: {type(error).__name__}: {error}") from error
+    merged = cfg.to_dict()
+    _check_removals(merged, base, path)
+    return merged
 
 
-def _inherited(path: Path) -> list[dict[str, Any]]:
-    """Returns the configs of all ancestors, each with its own inheritance resolved."""
-    found = []
-    for base in Config._get_base_files(str(path)):
-        file = path.parent / base
-        found += [_read(file), *_inherited(file)]
-    return found
+def _bases(tree: ast.Module, path: Path) -> list[str]:
+    """Takes the assignment of ``_base_`` out of a config and returns the names in it."""
+    for statement in tree.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id="_base_")], value=value):
+                tree.body.remove(statement)
+                try:
+                    found = ast.literal_eval(value)
+                except ValueError:
+                    found = None
+                names = [found] if isinstance(found, str) else found
+                if isinstance(names, list | tuple) and all(isinstance(n, str) for n in names):
+                    return list(names)
+                raise ValueError(f"{path}: _base_ must be a string or a list of strings")
+    return []
 
 
-def _check_removals(cfg: Mapping[str, Any], bases: list[Any], path: Path, where: str = "") -> None:
+def _run(tree: ast.Module, path: Path, base: Mapping[str, Any]) -> dict[str, Any]:
+    """Executes a config, which may read ``_base_.model.towers`` and ``__file__``."""
+    given = {"_base_": ConfigDict(base), "__file__": str(path)}
+    names = dict(given)
+    exec(compile(tree, str(path), "exec"), names)
+    code = (FunctionType, ModuleType)
+    return {
+        name: value
+        for name, value in names.items()
+        if not (name in given or name.startswith("__") or isinstance(value, code))
+    }
+
+
+def _check_removals(cfg: Mapping[str, Any], base: Any, path: Path, where: str = "") -> None:
     """Refuses ``simsaim=None``: None removes an inherited entry, and there must be one."""
+    known = base if isinstance(base, Mapping) else {}
     for key, value in cfg.items():
-        known = [base for base in bases if isinstance(base, Mapping) and key in base]
         if isinstance(value, Mapping):
-            _check_removals(value, [base[key] for base in known], path, f"{where}{key}.")
-        elif value is None and _is_named(cfg, where) and not known:
-            names = {name for base in bases if isinstance(base, Mapping) for name in base}
+            _check_removals(value, known.get(key), path, f"{where}{key}.")
+        elif value is None and _is_named(cfg, where) and key not in known:
             raise ValueError(
                 f"{path}: {where}{key} = None removes nothing, since no base config has it"
-                f"{nearest(key, names)}"
+                f"{nearest(key, known)}"
             )
 
 
@@ -92,7 +156,7 @@ def _is_named(node: Mapping[str, Any], path: str) -> bool:
 def _override(cfg: dict[str, Any], option: str) -> None:
     path, equals, text = option.partition("=")
     if not equals:
-        raise ValueError(f"--cfg-options takes key=value, not {option!r}")
+        raise ValueError(f"--cfg-options takes key=value, without spaces, not {option!r}")
     *parents, last = path.split(".")
     node: Any = cfg
     for depth, key in enumerate(parents):
