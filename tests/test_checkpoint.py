@@ -310,10 +310,9 @@ def test_a_pickle_is_refused_and_never_run(tmp_path, name):
         with pytest.raises(ValueError, match="refused" if "evil" in name else name):
             checkpoint.load(path, model, optimizer, strict)
     if not name.startswith("evil"):
-        with pytest.warns(UserWarning, match="skipped"):
-            assert checkpoint.latest(root) is None
-        with pytest.warns(UserWarning, match="skipped"):
-            checkpoint.prune(root, keep=1)
+        for call in (checkpoint.latest, lambda root: checkpoint.prune(root, keep=1)):
+            with pytest.raises(ValueError, match=r"can be read: "):
+                call(root)
     assert not canary.exists()
     pickle.loads(poison)
     assert canary.exists()  # it does sing
@@ -324,7 +323,7 @@ def test_paths_that_are_no_checkpoint(tmp_path):
     (tmp_path / "step_notes").mkdir()
     for path in (tmp_path, tmp_path / "absent"):
         assert checkpoint.latest(path) is None
-        with pytest.raises(FileNotFoundError, match=r"A checkpoint is a folder with model\.safet"):
+        with pytest.raises(FileNotFoundError, match=r"is not a checkpoint: .*work dir"):
             checkpoint.load(path, model)
     path = checkpoint.save(tmp_path, 1, model)
     with pytest.raises(ValueError, match="give its folder"):
@@ -343,10 +342,10 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path):
     train(wide, wide_optimizer, 0, 1)
     before = checkpoint.digest(wide, wide_optimizer)
     for strict in (True, False):
-        with pytest.raises(ValueError, match=r"of another shape or dtype \(.*conv\.bias") as error:
+        with pytest.raises(ValueError, match=r"of another shape or dtype \(.*; \.\.\.") as error:
             checkpoint.load(path, wide, wide_optimizer, strict)
         assert "conv.weight is [4, 3, 3, 3]" in str(error.value)
-        assert str(error.value).count("expected") == 5  # the first five of many
+        assert str(error.value).count("expected") == 2  # the first two of many
     assert checkpoint.digest(wide, wide_optimizer) == before
 
 

@@ -125,8 +125,9 @@ class Workshop:
                 command, env=env, stdout=log, stderr=log, pass_fds=[self.lock], check=False
             )
         if run.returncode:
-            last = (work_dir / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1]
-            raise RuntimeError(f"{last} (see {work_dir / 'log.txt'})")
+            lines = (work_dir / "log.txt").read_text(encoding="utf-8").strip().splitlines()
+            errors = [line for line in lines if line.startswith("error: ")]
+            raise RuntimeError(f"{[*lines, *errors][-1]} (see {work_dir / 'log.txt'})")
 
 
 @contextmanager

@@ -47,6 +47,8 @@ def main() -> None:
         settings = settings_from(load_config(args.config, args.cfg_options))
         evaluation = Evaluation(settings.evaluation.evaluators)
         metrics = evaluation.run(load(args.checkpoint, find_device(args.device)))
+        if not metrics:
+            raise ValueError(f"{args.config} has no evaluation.evaluators that fit the checkpoint")
         Console(width=100).print(to_rich(metrics, {}))
         if args.json:
             args.json.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

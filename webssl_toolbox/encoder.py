@@ -90,7 +90,7 @@ class Encoder:
 
     def encode_features(self, images: Sequence[Image] | Image) -> Tensor:
         """Returns the image tower's pooled features, ``[N, width]``: for probes and kNN."""
-        if isinstance(images, np.ndarray | str | Path):
+        if isinstance(images, str) or not isinstance(images, Sequence):
             images = [images]
         samples = (Sample(_read(image)) for image in images)
         return self._features(samples)
@@ -127,6 +127,8 @@ class Encoder:
         self, class_names: Sequence[str], templates: Sequence[str] = TEMPLATES
     ) -> Tensor:
         """Returns one unit vector for each class, ``[C, dim]``: the mean over templates."""
+        if isinstance(class_names, str) or isinstance(templates, str):
+            raise ValueError("class_names and templates are lists of strings, not one string")
         texts = [template.format(name) for name in class_names for template in templates]
         embedded = self.encode_text(texts).unflatten(0, (len(class_names), len(templates)))
         return F.normalize(embedded.mean(1), dim=-1)
@@ -238,8 +240,15 @@ def _batches(items: Any, size: int) -> Iterator[list[Any]]:
 
 
 def _read(image: Image) -> np.ndarray:
-    if isinstance(image, np.ndarray):
-        return image
-    from .data.image import read_image
+    if isinstance(image, str | Path):
+        from .data.image import read_image
 
-    return read_image(image)
+        return read_image(image)
+    array = isinstance(image, np.ndarray)
+    if array and image.dtype == np.uint8 and image.shape[2:] in ((3,), (4,)):
+        return image
+    found = f"one of {image.dtype} {list(image.shape)}" if array else type(image).__name__
+    raise ValueError(
+        f"an image is a path or a uint8 array [H, W, 3 or 4], not {found}; from Pillow: "
+        "np.asarray(image.convert('RGB'))"
+    )

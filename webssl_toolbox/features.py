@@ -77,6 +77,12 @@ class Features:
 
     def input(self, name: str) -> Tensor:
         """Returns an input that is not encoded: ``'text_mlm.target'``, ``'text.caption'`` ..."""
+        if name not in self._inputs:
+            view = name.partition(".")[0]
+            raise ValueError(
+                f"an objective reads {name!r}, which the view {view!r} does not make; check the "
+                f"last step of train_dataloader.views.{view}"
+            )
         return self._inputs[name]
 
     def space(self, name: str) -> Any:

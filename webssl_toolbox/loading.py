@@ -32,7 +32,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     if (path / "checkpoints").is_dir():
         found = checkpoint.latest(path / "checkpoints")
         if found is None:
-            raise FileNotFoundError(f"{path / 'checkpoints'} holds no checkpoint that verifies")
+            raise FileNotFoundError(f"{path / 'checkpoints'} holds no checkpoint yet")
         path = found
     state = checkpoint.verify(path)
     # Only what inference takes: the dataset may be of a plugin that is not installed here.
@@ -42,5 +42,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     check_inference(config["model"], config["test_view"])
     model = MODELS.create({"type": "Pretrainer"} | config["model"], "model")
     checkpoint.load(path, model)
-    model.to(torch.device(device)).eval()
+    try:
+        model.to(torch.device(device)).eval()
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for GPUs
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"the model cannot be put on device={str(device)!r}: {reason}") from error
     return Encoder(model, config["test_view"])

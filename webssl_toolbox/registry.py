@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
@@ -17,13 +18,14 @@ SCOPE = "webssl_toolbox"
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns ``"; did you mean 'x'?"`` or the list of valid names, to end an error message."""
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    lower = {other.lower(): other for other in names}
+    if close := difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6):
+        return f"; did you mean {lower[close[0]]!r}?"
     return f"; valid names: {', '.join(names)}" if names else "; there are none to choose from"
 
 
-# Annotations that a config can be checked against: the type, and how a message calls it.
+# Annotations that a config can be checked against: the type, and how a message calls it. What they
+# hold, in brackets, is not looked at.
 PLAIN: dict[str, tuple[Any, str]] = {
     "int": (int, "a whole number"),
     "float": ((int, float), "a number"),
@@ -31,7 +33,9 @@ PLAIN: dict[str, tuple[Any, str]] = {
     "bool": (bool, "True or False"),
     "None": (type(None), "None"),
     "Dict": (Mapping, "a dict"),
-    "Sequence[Dict]": ((list, tuple), "a list of dicts"),
+    "Mapping": (Mapping, "a dict"),
+    "Sequence": ((list, tuple), "a list"),
+    "tuple": ((list, tuple), "a list"),
 }
 
 
@@ -42,13 +46,13 @@ def check_value(where: str, value: Any, annotation: Any) -> None:
         ValueError: names ``where`` and the types that it takes.
     """
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    names = text.split(" | ")
+    names = re.sub(r"\[.*?\]", "", text).split(" | ")
     if not all(name in PLAIN for name in names):
         return
     fits = any(isinstance(value, PLAIN[name][0]) for name in names)
     if not fits or (isinstance(value, bool) and "bool" not in names):
         wanted = " or ".join(PLAIN[name][1] for name in names)
-        raise ValueError(f"{where} must be {wanted}, but it is {value!r}")
+        raise ValueError(f"{where} must be {wanted}, but it is {value!r:.100}")
 
 
 def check_arguments(
@@ -139,13 +143,17 @@ class PluginRegistry(Registry):
             ValueError: no type, an unknown type; an unknown, missing or ill-typed argument.
         """
         if not isinstance(cfg, Mapping) or not isinstance(cfg.get("type"), str):
-            raise ValueError(f"{where} must be a dict with a 'type', but it is {cfg!r}")
+            raise ValueError(f"{where} must be a dict with a 'type', but it is {cfg!r:.100}")
         try:
             cls = self.get(cfg["type"])
         except ValueError as error:
             raise ValueError(f"{where}.type: {error}") from error.__cause__
         check_arguments(cls, cfg, where, extra)
         return cls
+
+    def build(self, cfg: Mapping[str, Any], *args: Any, **supplied: Any) -> Any:
+        """Builds ``cfg`` by mmengine's name for it; as ``create``."""
+        return self.create(cfg, self.name, **supplied)
 
     def create(self, cfg: Mapping[str, Any], where: str, **supplied: Any) -> Any:
         """Builds ``cfg`` after ``check``; ``supplied`` are arguments that no config writes.

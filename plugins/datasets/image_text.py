@@ -74,10 +74,12 @@ class ImageTextList:
         label: str | None = None,
         format: str | None = None,
     ) -> None:
-        format = format or FORMATS.get(Path(file).suffix.lower(), "")
+        suffix = Path(file).suffix.lower()
+        format = format or FORMATS.get(suffix, suffix)
         if format not in FORMATS.values():
             raise ValueError(
-                f"ImageTextList: format {format!r} of {file}; give format='csv', 'tsv' or 'jsonl'"
+                f"ImageTextList: unknown format {format!r} of {file}; give format='csv', 'tsv' or "
+                "'jsonl'"
             )
         self.file = file
         self.root = root
@@ -186,13 +188,19 @@ class _Csv:
             reader = csv.reader(stream, delimiter=delimiter, strict=True)
             try:
                 header = next(reader, [])
+                if len(header) == 1 and delimiter not in header[0] and len(columns) > 1:
+                    raise ValueError(
+                        f"{file}: no {delimiter!r} in its first line, {header[0]!r:.100}; "
+                        "fields are separated by commas, or by tabs with format='tsv'"
+                    )
                 _check_columns(file, columns, header)
                 places = [header.index(name) for name in columns]
                 cells = PackedStrings(_cells(reader, places, len(header)))
-            except (csv.Error, UnicodeDecodeError) as error:
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{file}: {error}; check that it is UTF-8") from error
+            except csv.Error as error:
                 raise ValueError(
-                    f"{file}, line {reader.line_num}: {error}; check the quotes around there, and "
-                    "that the file is UTF-8"
+                    f"{file}, line {reader.line_num}: {error}; check the quotes around there"
                 ) from error
             except _WidthError as error:
                 raise ValueError(
@@ -231,10 +239,11 @@ def _check_columns(file: str, wanted: Sequence[str], found: Sequence[str]) -> No
         )
     for name in wanted:
         if name not in found:
-            near = get_close_matches(name, found, n=1, cutoff=0.0)
+            near = get_close_matches(name, found, n=1)
+            shown = ", ".join(map(repr, found[:10])) + ", ..." * (len(found) > 10)
             raise ValueError(
-                f"{file}: no column {name!r}; it has {', '.join(map(repr, found))}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
+                f"{file}: no column {name!r}; it has {shown or 'none'}; "
+                + (f"did you mean {near[0]!r}?" if near else "name its columns: image=, caption=")
             )
 
 

@@ -30,7 +30,10 @@ class Caption(Transform):
 
     def __call__(self, value: tuple[str, ...], sample: Sample, rng: np.random.Generator) -> str:
         if not value:
-            raise ValueError(f"{sample.key} has no caption, but a text view asks for one")
+            raise ValueError(
+                f"{sample.key} has no caption, but a text view asks for one: tell the dataset "
+                "where captions are"
+            )
         if isinstance(self.pick, int):
             return value[min(self.pick, len(value) - 1)]
         return " ".join(value) if self.pick == "joined" else value[int(rng.integers(len(value)))]

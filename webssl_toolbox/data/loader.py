@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import cv2
@@ -21,13 +23,19 @@ ATTEMPTS = 16
 
 
 class _Drawn(torch.utils.data.Dataset):
-    """``(epoch, index)`` -> the views of that sample."""
+    """``[(epoch, index), ...]`` -> the views of these samples, as a batch."""
 
     def __init__(self, dataset: Dataset, views: Views, seed: int) -> None:
         self.dataset, self.views, self.seed = dataset, views, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
+    def __getitems__(self, keys: list[tuple[int, int]]) -> dict[str, Tensor] | Exception:
+        try:
+            return collate([self._draw(*key) for key in keys])
+        except (ValueError, OSError) as error:  # from a worker, torch would raise a page of text
+            error.add_note(traceback.format_exc())
+            return error
+
+    def _draw(self, epoch: int, index: int) -> dict[str, Any]:
         sample, unreadable = self._load(epoch, index)
         drawn = self.views.draw(sample, self.seed, epoch, index)
         drawn["index"] = np.int64(index)
@@ -64,7 +72,11 @@ def batches(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
-    """Yields collated batches forever, from step ``start``; the same for any number of workers."""
+    """Yields collated batches forever, from step ``start``; the same for any number of workers.
+
+    The first is drawn at once, so that what is wrong with the data is said before anything else is
+    done with them.
+    """
     sampler = PositionSampler(len(dataset), batch_size, seed, start, rank, ranks)
     if workers == 0:
         cv2.setNumThreads(0)
@@ -72,12 +84,25 @@ def batches(
         _Drawn(dataset, views, seed),
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_as_it_is,
         worker_init_fn=_quiet,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
     )
-    return iter(loader)
+    drawn = _raised(iter(loader))
+    return chain([next(drawn)], drawn)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _raised(batches: Iterator[Any]) -> Iterator[dict[str, Tensor]]:
+    """Yields the batches that are none of the errors that a worker returned."""
+    for batch in batches:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
 def _quiet(worker: int) -> None:

@@ -167,7 +167,7 @@ def check_views(cfg: Mapping[str, Any]) -> dict[str, Sequence[Mapping[str, Any]]
         if name in RESERVED:
             raise ValueError(f"{where}: the loader itself fills {name!r}; choose another name")
         if not isinstance(steps, Sequence) or isinstance(steps, str) or not steps:
-            raise ValueError(f"{where} must be a list of transforms, but it is {steps!r}")
+            raise ValueError(f"{where} must be a list of transforms, but it is {steps!r:.100}")
         for i, step in enumerate(steps):
             VIEWS.check(step, f"{where}[{i}]")
     return declared

@@ -7,8 +7,7 @@ A checkpoint is a folder ``step_00001200`` of three files::
     state.json             step, format, versions, the caller's meta, sizes and SHA-256
 
 It is written under a hidden name, synced, read back, and only then renamed: whatever carries a
-checkpoint's name was complete. Hyper-parameters of the optimizer come from the config and the
-schedules, which are functions of the step, so they are not stored.
+checkpoint's name was complete. Hyper-parameters of the optimizer are functions of config and step.
 """
 
 from __future__ import annotations
@@ -95,14 +94,23 @@ def save(
 
 
 def latest(root: Path) -> Path | None:
-    """Returns the newest checkpoint that verifies, or None; warns about each one it skips."""
+    """Returns the newest checkpoint that verifies, or None; warns about each one it skips.
+
+    Raises:
+        ValueError: None of those that there are verifies; says why the newest does not.
+    """
+    skipped: dict[Path, Exception] = {}
     for path in _checkpoints(Path(root)):
         try:
             verify(path)
         except (OSError, ValueError) as error:
-            warnings.warn(f"checkpoint {path} is skipped: {error}", stacklevel=2)
+            skipped[path] = error
         else:
+            for other, reason in skipped.items():
+                warnings.warn(f"checkpoint {other} is skipped: {reason}", stacklevel=2)
             return path
+    for reason in skipped.values():
+        raise ValueError(f"no checkpoint in {root} can be read: {reason}") from reason
     return None
 
 
@@ -127,15 +135,12 @@ def verify(path: Path) -> dict[str, Any]:
     if path.is_file():
         if path.name in (MODEL, OPTIMIZER, STATE):
             raise ValueError(f"{path} is one file of a checkpoint: give its folder {path.parent}")
-        raise ValueError(
-            f"{path} is a file, not a checkpoint folder. Pickles (.pth, .pt, .bin) are refused, as "
-            "reading one may run code: convert it explicitly into a checkpoint folder first"
-        )
+        raise ValueError(f"{path} is refused: a pickle may run code; give the work dir of a run")
     for name in (STATE, MODEL):
         if not (path / name).is_file():
+            why = f"it has no {name}" if path.exists() else "there is no such folder"
             raise FileNotFoundError(
-                f"{path} is not a checkpoint: it has no {name}. A checkpoint is a folder with "
-                f"{MODEL}, {STATE} and, to resume training, {OPTIMIZER}"
+                f"{path} is not a checkpoint: {why}; give the work dir of a run"
             )
     state = _read_state(path / STATE)
     for name in (MODEL, OPTIMIZER) if "optimizer" in state else (MODEL,):
@@ -204,10 +209,7 @@ def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tenso
 def _tensors_only(what: str, values: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, value in values.items():
         if not isinstance(value, Tensor):
-            raise ValueError(
-                f"{what} state '{name}' is a {type(value).__name__}: a checkpoint holds tensors "
-                "only, so keep it as one"
-            )
+            raise ValueError(f"{what} state '{name}' is a {type(value).__name__}: make it a tensor")
     return dict(values)
 
 
@@ -328,8 +330,8 @@ def _read_state(file: Path) -> dict[str, Any]:
 def _verify_file(file: Path, recorded: Any) -> None:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing, though {STATE} lists it")
-    if (found := _fingerprint(file)) != recorded:
-        raise ValueError(f"{file} is damaged: {STATE} recorded {recorded}, found {found}")
+    if _fingerprint(file) != recorded:
+        raise ValueError(f"{file} is damaged: it is not what {STATE} recorded; copy it again")
     try:
         with safe_open(file, "pt"):
             pass
@@ -359,9 +361,7 @@ def _check_fit(
 ) -> None:
     """Compares names and descriptions, and raises (or warns) once for all that differs."""
     different = [
-        f"{name} is {stored[name]}, expected {wanted[name]}"
-        for name in wanted
-        if stored.get(name, wanted[name]) != wanted[name]
+        f"{n} is {stored[n]}, expected {w}" for n, w in wanted.items() if stored.get(n, w) != w
     ]
     problems = {
         "missing": [name for name in wanted if name not in stored],
@@ -369,12 +369,12 @@ def _check_fit(
         "of another shape or dtype": different,
     }
     message = f"{file} does not fit: " + ", ".join(
-        f"{len(names)} {kind} ({'; '.join(names[:5])}{'; ...' if len(names) > 5 else ''})"
+        f"{len(names)} {kind} ({'; '.join(names[:2])}{'; ...' if len(names) > 2 else ''})"
         for kind, names in problems.items()
         if names
     )
     if different or (strict and any(problems.values())):
-        raise ValueError(f"{message}. Build model and optimizer from the config it was saved with")
+        raise ValueError(f"{message}; take the config that it was saved with")
     if any(problems.values()):
         warnings.warn(f"{message}; loaded what fits", stacklevel=3)
 

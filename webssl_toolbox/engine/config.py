@@ -70,10 +70,10 @@ def find_config(config: str | Path, folder: Path = Path()) -> Path:
         there = folder.glob("*.py")
     if not path.is_file():
         names = [file.relative_to(folder).as_posix() for file in there]
-        shown = config if by_name else path
+        hint = nearest(name, names)
         if not by_name and (config_folder(GROUP) / name).is_file():
-            names = [f"{GROUP}::{name}"]
-        raise FileNotFoundError(f"there is no config {shown}{nearest(name, names)}")
+            hint = f"; did you mean '{GROUP}::{name}'?"
+        raise FileNotFoundError(f"there is no config {config if by_name else path}{hint}")
     return path
 
 

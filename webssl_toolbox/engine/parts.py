@@ -71,17 +71,17 @@ class Part:
                 f"{self.where}.type {name!r} is not known{nearest(name, OPTIMIZERS.module_dict)}"
             )
         valid = inspect.signature(cls).parameters.keys() - {"params", "foreach", "maximize"}
+        if "fused" not in valid:
+            raise ValueError(
+                f"{self.where}.type: {name} has no fused step, which a skipped step on the device "
+                "needs; use AdamW, Adam or SGD"
+            )
         arguments = {k: v for k, v in self.cfg.items() if k not in ("type", *SCHEDULED)}
         for key in arguments:
             if key not in valid:
                 raise ValueError(
                     f"{self.where}.{key}: {name} takes no such argument{nearest(key, valid)}"
                 )
-        if "fused" not in valid:
-            raise ValueError(
-                f"{self.where}.type: {name} has no fused step, which a skipped step on the device "
-                "needs; use AdamW, Adam or SGD"
-            )
         groups: list[dict[str, Any]] = [
             {"params": self.decayed(True), "decay": True},
             {"params": self.decayed(False), "decay": False, "weight_decay": 0.0},

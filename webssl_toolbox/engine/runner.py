@@ -240,11 +240,6 @@ class Runner:
                 f"{self.work_dir} holds a run already: continue it with --resume, choose another "
                 "place with --work-dir, or delete it"
             )
-        if resume and not found and list(self.checkpoints.glob("step_*")):
-            raise ValueError(
-                f"no checkpoint in {self.checkpoints} can be read, see the warnings; move that "
-                "folder away to start from the beginning"
-            )
         self.work_dir.mkdir(parents=True, exist_ok=True)
         step = 0
         if found:
@@ -323,8 +318,11 @@ def find_device(name: str | None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        known = device.type in ("cuda", "cpu")
     except RuntimeError:
-        raise ValueError(f"there is no device {name!r}; take 'cuda' or 'cpu'") from None
+        known = False
+    if not known:
+        raise ValueError(f"there is no device {name!r}; take 'cuda' or 'cpu'")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError("no GPU was found, but the device is 'cuda'; leave --device out")
@@ -344,7 +342,12 @@ def _backend(name: str, cfg: dict[str, Any], work_dir: Path) -> Any:
 
     cls = VISBACKENDS.module_dict[cfg["type"]]  # not `.get`, which imports any dotted path
     arguments = {key: value for key, value in cfg.items() if key != "type"}
-    return cls(**{"save_dir": str(work_dir / name)} | arguments)
+    backend = cls(**{"save_dir": str(work_dir / name)} | arguments)
+    try:
+        backend.experiment  # noqa: B018 - imports its package, which else the first report would
+    except ImportError as error:
+        raise ValueError(f"vis_backends.{name}: {error}") from error
+    return backend
 
 
 def _plain(value: Any) -> Any:

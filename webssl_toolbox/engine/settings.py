@@ -160,7 +160,7 @@ def settings_from(cfg: Dict) -> Settings:
         ValueError: an unknown or missing key, type or argument; names it and the nearest valid.
     """
     if not isinstance(cfg, Mapping):
-        raise ValueError(f"a config must be a dict of sections, but it is {cfg!r}")
+        raise ValueError(f"a config must be a dict of sections, but it is {cfg!r:.100}")
     cfg = {key: value for key, value in cfg.items() if not key.startswith("_")}
     values = _checked(Settings, cfg, "")
     for name, section in SECTIONS.items():
@@ -177,7 +177,7 @@ def settings_from(cfg: Dict) -> Settings:
 
 def _checked(section: type, cfg: Any, where: str) -> dict[str, Any]:
     if not isinstance(cfg, Mapping):
-        raise ValueError(f"{where} must be a dict, but it is {cfg!r}")
+        raise ValueError(f"{where} must be a dict, but it is {cfg!r:.100}")
     fields = {f.name: f for f in dataclasses.fields(section)}
     prefix = f"{where}." if where else ""
     for key in cfg:
@@ -263,5 +263,5 @@ def _check_backend(cfg: Any, where: str) -> None:
 
 def _entries(cfg: Any, where: str) -> list[tuple[str, Dict]]:
     if not isinstance(cfg, Mapping):
-        raise ValueError(f"{where} must be a dict of named entries, but it is {cfg!r}")
+        raise ValueError(f"{where} must be a dict of named entries, but it is {cfg!r:.100}")
     return [(name, entry) for name, entry in cfg.items() if entry is not None]
