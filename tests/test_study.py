@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ STUDY = Study(
     metrics={"top-1": ["a/top1", "b/top1"]},
 )
 STEPS = {"equal pairs": {"base": 10, "more": 10}, "equal minutes": {"base": 20, "more": 10}}
+
+
+WHOLE = dict(variants={"a": {}}, amounts={"all": {}}, seeds=1, metrics={"m": ["a/top1"]})
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,9 @@ def test_every_cell_of_the_shipped_study_is_a_valid_config():
         (None, "no _study"),
         (dict(variants={"a": {}}), "_study.amounts is missing"),
         (dict(variant={"a": {}}), "unknown key _study.variant; did you mean 'variants'"),
+        (WHOLE | dict(seeds="3"), "_study.seeds is a number of runs, not '3'"),
+        (WHOLE | dict(amounts={"1/4": {}, "1-4": {}}), "its names become folders"),
+        (WHOLE | dict(variants={"a": {"seed": 1}}), "_study.variants.a sets seed"),
     ],
 )
 def test_a_config_without_a_whole_study_is_refused(section, said):
@@ -105,7 +112,7 @@ def measured(cell):
 def test_the_report_says_what_is_ahead_and_what_data_it_saves(tmp_path):
     report = Report(STUDY, STEPS, measured, pairs=1000)
     text = report.to_markdown()
-    assert "3 seeds" in text
+    assert "Seeds: 3." in text
     assert "| data | base, 10k pairs | more, 10k pairs |" in text
     assert "| all | 11.1 ± 0.2 | **16.1 ± 0.4 (+5.0 ± 0.1)** |" in text
     assert "more against base, equal pairs: ahead on 1/2, all" in text
@@ -113,6 +120,11 @@ def test_the_report_says_what_is_ahead_and_what_data_it_saves(tmp_path):
     assert "more never reaches it" in text
     report.plot(tmp_path / "report.png")
     assert (tmp_path / "report.png").stat().st_size > 10_000
+
+
+def test_one_seed_says_nothing_of_who_is_ahead():
+    text = Report(replace(STUDY, seeds=1), STEPS, measured, pairs=1000).to_markdown()
+    assert "One seed has no interval" in text and "ahead on" not in text
 
 
 def test_a_metric_that_no_cell_measured_is_named():
@@ -128,7 +140,7 @@ out = pathlib.Path(sys.argv[sys.argv.index("--work-dir") + 1])
 with (out.parent / "calls.txt").open("a") as calls:
     calls.write(out.name + "\\n")
 if "seed=1" in sys.argv and not pathlib.Path("healed").exists():
-    sys.exit("error: out of memory")
+    sys.exit("error: out of memory\\n(WEBSSL_TRACEBACK=1 shows where)")
 lines = [{"step": 5, "samples_per_s": 9.0}, {"step": 10, "samples_per_s": 4.0}, {"a/top1": 1.0}]
 (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
 (out / "results.md").touch()
@@ -186,7 +198,7 @@ def test_a_killed_study_continues(tmp_path):
         "_all = {'train_dataloader.dataset.fraction': 1.0}\n"
         "_names = ['zero_shot/noto-v1/top1']\n"
         "_study = dict(_delete_=True, seeds=2, amounts=dict(all=_all), metrics=dict(top1=_names),\n"
-        "    variants=dict(DeCLIP={'seed': 0}, no_mlm={'model.objectives.mlm': None}))\n"
+        "    variants=dict(DeCLIP={}, no_mlm={'model.objectives.mlm': None}))\n"
     )
     folder = tmp_path / "study"
     command = [sys.executable, "tools/study.py", config, "--work-dir", folder, "--jobs", "1"]

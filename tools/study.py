@@ -70,13 +70,17 @@ class Workshop:
                 places.put(place)
 
         failed = []
-        with ThreadPoolExecutor(self.jobs) as pool:
-            for future in as_completed(futures := {pool.submit(train, c): c for c in missing}):
+        pool = ThreadPoolExecutor(self.jobs)
+        futures = {pool.submit(train, cell): cell for cell in missing}
+        try:
+            for future in as_completed(futures):
                 cell, error = futures[future], future.exception()
                 done += 1
                 state = f"failed: {error}" if error else "trained"
                 logger.info("%d of %d  %s %s", done, len(set(cells)), cell.folder, state)
                 failed += [f"{cell.folder}: {error}"] * (error is not None)
+        finally:  # Ctrl-C reaches the runs themselves; those that wait must not begin
+            pool.shutdown(cancel_futures=True)
         if failed:
             raise RuntimeError("\n".join(["these cells failed; start again to retry:", *failed]))
 
@@ -89,7 +93,7 @@ class Workshop:
         return next(line for line in reversed(lines) if any("/" in key for key in line))
 
     def costs(self, study: Study) -> dict[str, float]:
-        """Returns seconds per sample of each variant; measured once, alternating."""
+        """Returns seconds per pair of each variant; measured once, alternating."""
         path = self.folder / "costs.json"
         if not path.exists():
             rates: dict[str, list[float]] = {name: [] for name in study.variants}
@@ -204,6 +208,8 @@ def main() -> None:
             (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
             report.plot(folder / "report.png")
             print(report.to_markdown())
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command continues")
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
 

@@ -87,7 +87,20 @@ def study_from(cfg: Mapping[str, Any]) -> Study:
     for name in names:
         if not section.get(name):
             raise ValueError(f"_study.{name} is missing or empty")
+    if not isinstance(section["seeds"], int):
+        raise ValueError(f"_study.seeds is a number of runs, not {section['seeds']!r}")
+    for name in ("variants", "amounts"):
+        _check_overrides(f"_study.{name}", section[name])
     return Study(**section)
+
+
+def _check_overrides(where: str, entries: Mapping[str, Overrides]) -> None:
+    folders = [_plain(name) for name in entries]
+    if len(set(folders)) < len(folders) or {"", ".", "..", "costs"} & set(folders):
+        raise ValueError(f"{where}: its names become folders, and {list(entries)} cannot")
+    for name, overrides in entries.items():
+        if taken := {"seed", "train_cfg.max_iters"} & set(overrides):
+            raise ValueError(f"{where}.{name} sets {taken.pop()}, which the study itself varies")
 
 
 def budgets(pairs: int, seconds: Mapping[str, float]) -> dict[str, dict[str, int]]:
@@ -95,7 +108,7 @@ def budgets(pairs: int, seconds: Mapping[str, float]) -> dict[str, dict[str, int
 
     Args:
         pairs: steps of every variant at equal pairs.
-        seconds: of a step of each variant; the dearest takes ``pairs`` steps at equal minutes, too.
+        seconds: that each variant takes for a pair; the dearest one's budgets are the same.
     """
     dearest = max(seconds.values())
     return {

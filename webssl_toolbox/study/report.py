@@ -30,7 +30,7 @@ class Interval:
         count = len(values)
         if count < 2:
             return cls(values[0], None)
-        t = _T95[count - 2] if count - 2 < len(_T95) else 1.96
+        t = _T95[min(count - 2, len(_T95) - 1)]
         return cls(statistics.mean(values), t * statistics.stdev(values) / sqrt(count))
 
     @property
@@ -78,7 +78,7 @@ class Report:
     def to_markdown(self) -> str:
         """Returns the report: what was run, one table for each metric and budget, and words."""
         lines = [
-            f"{self.study.seeds} seeds. Mean and 95 % interval over seeds (Student's t); in "
+            f"Seeds: {self.study.seeds}. Mean and 95 % interval over seeds (Student's t); in "
             f"brackets the difference to {self.study.baseline} of the same seed, and its interval. "
             "**Bold**: that interval excludes 0.",
             "",
@@ -107,6 +107,8 @@ class Report:
 
     def _words(self, budget: str, values: Values) -> list[str]:
         """Says of each variant where it is ahead, and how much data it saves."""
+        if self.study.seeds < 2:
+            return ["One seed has no interval, so nothing is said of who is ahead."]
         baseline, amounts = self.study.baseline, list(self.study.amounts)
         goal = statistics.mean(values[baseline, amounts[-1]])
         lines = []
@@ -114,7 +116,7 @@ class Report:
             signs = {a: difference(values, variant, baseline, a).sign for a in amounts}
             places = {
                 word: [a for a in amounts if signs[a] == sign]
-                for word, sign in (("ahead", 1), ("level", 0), ("behind", -1))
+                for word, sign in (("ahead", 1), ("not told apart", 0), ("behind", -1))
             }
             said = "; ".join(f"{w} on {', '.join(p)}" for w, p in places.items() if p)
             reached = [a for a in amounts if statistics.mean(values[variant, a]) >= goal]
