@@ -4,12 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import webssl_toolbox
+from webssl_toolbox.engine import checkpoint
 from webssl_toolbox.objective import Need
+from webssl_toolbox.registry import MODELS
 
 from .adapters import (
     FOLDERS,
@@ -21,6 +25,7 @@ from .adapters import (
     TIMM_RESNET,
     TIMM_VIT,
     build,
+    declip,
     each,
     model_folders,  # noqa: F401
     needs,
@@ -45,6 +50,21 @@ def test_pretrained_weights_come_from_a_local_file(tower, tmp_path):
             build(tower | dict(pretrained=str(tmp_path / name)))
     with pytest.raises(FileNotFoundError, match="none are downloaded"):
         build(tower | dict(pretrained="nowhere.safetensors"))
+
+
+@needs("timm")
+def test_a_trained_model_needs_no_initial_weights(tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file(build(TIMM_RESNET).model.state_dict(), file)
+    config = dict(
+        model=declip(TIMM_RESNET | dict(pretrained=str(file))).model,
+        test_view=[dict(type="ResizeCenterCrop", size=32), dict(type="Normalize")],
+    )
+    model = MODELS.create(dict(type="Pretrainer") | config["model"], "model")
+    path = checkpoint.save(tmp_path / "checkpoints", 1, model, meta=dict(config=config))
+    file.unlink()
+    loaded = webssl_toolbox.load(path).model.state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
 
 
 @needs("timm")
@@ -117,6 +137,7 @@ def backbone(**change):
         bad(TIMM_RESNET, "kwargs.pretrained_cfg", kwargs=dict(pretrained_cfg=dict(file="x"))),
         bad(TIMM_RESNET, "kwargs.features_only", kwargs=dict(features_only=True)),
         bad(TIMM_RESNET, "unexpected keyword", kwargs=dict(depht=3)),
+        bad(TIMM_RESNET, "does not pool", kwargs=dict(global_pool="")),
         bad(TIMM_VIT, "divisible by patch size", input_size=17),
         bad(TIMM_VIT, "neither one sequence", name="coat_tiny", kwargs={}, input_size=224),
         bad(MM_RESNET, "did you mean 'depth'", **backbone(dept=18)),
@@ -136,6 +157,22 @@ def test_what_a_config_must_not_say(tower, match):
         build(tower)
 
 
+@needs("mmpretrain")
+@needs("transformers")
+def test_a_function_that_mmpretrain_registers_is_no_layer(tmp_path):
+    """With pycocotools, it registers one itself that runs the code of a model folder."""
+    import_module("mmpretrain.models")
+    import_module("mmpretrain.models.utils.huggingface")
+    (tmp_path / "config.json").write_text(
+        json.dumps(dict(model_type="evil", auto_map=dict(AutoConfig="evil.Evil")))
+    )
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    evil = dict(type="AutoModelForCausalLM", name_or_path=str(tmp_path), trust_remote_code=True)
+    with pytest.raises(ValueError, match="no layer that mmpretrain registers"):
+        build(dict(type="MMPretrain", backbone=dict(type="ConvNeXt", arch="tiny", act_cfg=evil)))
+    assert not (tmp_path / "canary").exists()
+
+
 @needs("transformers")
 def test_a_folder_names_no_code_and_no_network(folders, tmp_path, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
@@ -152,6 +189,9 @@ def test_a_folder_names_no_code_and_no_network(folders, tmp_path, monkeypatch):
         (tmp_path / "config.json").write_text(json.dumps(vit | change))
         with pytest.raises(ValueError, match=match):
             build(dict(type="TransformersImage", folder=str(tmp_path)))
+    (tmp_path / "config.json").write_text(json.dumps([vit]))
+    with pytest.raises(ValueError, match="not a JSON object"):
+        build(dict(type="TransformersImage", folder=str(tmp_path)))
     # A kernel from the hub is dropped, not followed.
     kernel = dict(_attn_implementation="someone/kernel", attn_implementation="someone/kernel")
     (tmp_path / "config.json").write_text(json.dumps(vit | kernel))

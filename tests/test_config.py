@@ -138,6 +138,10 @@ MISTAKES = [
     ("evaluation/evaluators/zero_shot/splits/test/type", "Untuchable", ["'Untouchable'"]),
     ("hooks/beeper/lound", True, ["hooks.beeper.lound", "'loud'"]),
     ("vis_backends/board/save_dri", "x", ["vis_backends.board.save_dri", "'save_dir'"]),
+    ("model/spaces/joint/bias", ["txt"], ["model.spaces.joint.bias", "'text'"]),
+    ("model/objectives/multi_view/skip", [("v1", "txt")], ["multi_view", "('v1', 'txt')"]),
+    ("model/objectives/simsiam", step("SimSiam", normalize=False), ["simsiam", "give the space"]),
+    ("optim_wrapper/optimizer/fused", False, ["optim_wrapper.optimizer.fused", "leave it out"]),
     ("optim_wrapper/optimizer/beta", (0.9, 0.98), ["optim_wrapper.optimizer.beta", "'betas'"]),
     # references from one section to another
     (f"{CLIP}/space", "jont", ["'jont'", "'joint'"]),
@@ -230,7 +234,8 @@ def test_a_hundred_random_typos_are_refused():
             node[last] = typo
         else:
             node[typo] = node.pop(last)
-        with pytest.raises(ValueError, match=r"known|lacks|takes no such|needs the argument"):
+        wrong = "known|lacks|takes no such|needs the argument|a schedule is"
+        with pytest.raises(ValueError, match=wrong):
             settings_from(cfg)
 
 
@@ -241,7 +246,7 @@ def _places(node, path):
             yield from _places(child, (*path, i))
     elif isinstance(node, dict):
         names = ("towers", "spaces", "objectives", "views", "evaluators", "hooks", "vis_backends")
-        deep = "optimizer" in path or "splits" in path or "train" in path  # checked when built
+        deep = "splits" in path or "train" in path  # checked when built
         for key, child in node.items():
             if not (deep or (path and path[-1] in names)):
                 yield (*path, key)
@@ -358,6 +363,12 @@ def test_none_removes_an_entry_and_is_a_value_elsewhere(child):
     assert cfg["model"]["objectives"]["clip"] is None
     assert cfg["model"]["objectives"]["simsiam"]["space"] is None  # no base: an argument's value
     assert cfg["evaluation"]["evaluators"]["zero_shot"]["splits"] == dict(a=None, b=2)
+
+
+def test_dicts_in_arguments_are_free(child):
+    path = child("model = dict(towers=dict(image=dict(kwargs=dict(norm_layer=None))))")
+    cfg = load_config(path, ["model.towers.image.kwargs.drop_path_rate=0.1"])
+    assert cfg["model"]["towers"]["image"]["kwargs"] == dict(norm_layer=None, drop_path_rate=0.1)
 
 
 def test_a_missing_file_is_named_with_its_neighbours(child):

@@ -256,6 +256,7 @@ def run_tool(words: list[str]) -> None:
         return
     logging.root.handlers.clear()
     sys.argv = words
+    sys.path.append(str(Path(words[0]).parent))  # of its private neighbours
     try:
         runpy.run_path(words[0], run_name="__main__")
     except SystemExit as leave:

@@ -5,6 +5,14 @@ import torch
 from torch import nn
 
 from tests import cases
+from tests.adapters import (
+    IMAGES,
+    TEXTS,
+    declip,
+    each,
+    local,
+    model_folders,  # noqa: F401
+)
 from webssl_toolbox import Need, Objective
 from webssl_toolbox.engine.dry_run import dry_run
 from webssl_toolbox.registry import OBJECTIVES
@@ -58,6 +66,16 @@ def test_a_teacher_and_masked_patches_run():
     towers = dict(image=cases.VIT, image_ema=dict(type="EMA", of="towers.image"))
     model = dry_run(dict(towers=towers, objectives=dict(distil=dict(type="Distil"))))
     assert all(p.is_meta and not p.requires_grad for p in model.towers["image_ema"].parameters())
+
+
+@each(IMAGES | TEXTS)
+def test_towers_of_other_libraries_run_without_their_weights(tower, folders):
+    model = declip(local(tower, folders) | dict(pretrained="nowhere.safetensors")).model
+    assert all(value.is_meta for value in dry_run(model).state_dict().values())
+
+
+def test_each_chunk_has_rows_for_a_batch_norm():
+    assert dry_run(cases.DECLIP.model | dict(chunks=3)).chunks == 3
 
 
 def test_all_that_nothing_trains_is_named():

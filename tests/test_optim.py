@@ -139,11 +139,11 @@ MISTAKES = {
     "a frozen module": (dict(image=("towers.frozen", SGD)), "image.optimizer has nothing to train"),
     "twice": (
         dict(a=("head", SGD), b=("head", SGD)),
-        "optim_wrapper.parts.b.optimizer has nothing to train",
+        "optim_wrapper.parts.b.optimizer has nothing to train.*leave that part out",
     ),
     "nothing left": (
         dict(a=("towers", SGD), b=("head", SGD)),
-        "optim_wrapper.optimizer has nothing to train",
+        "optim_wrapper.optimizer has nothing to train.*remove one of optim_wrapper.parts",
     ),
     "an unknown type": (
         dict(image=("head", dict(type="SDG"))),
@@ -175,6 +175,14 @@ TYPOS = {
         r"parts\.image\.optimiser; did you mean 'optimizer'",
     ),
     "no module": (dict(optimizer=SGD), r"lacks optim_wrapper\.parts\.image\.of"),
+    "a type": (
+        dict(of="towers", optimizer=dict(type="SDG")),
+        r"image\.optimizer\.type 'SDG'.*'SGD'",
+    ),
+    "an argument": (
+        dict(of="towers", optimizer=dict(type="SGD", momentun=0.9)),
+        r"image\.optimizer\.momentun: SGD takes no such argument.*'momentum'",
+    ),
     "a rate": (dict(of="towers", optimizer=dict(type="SGD", lr="1")), r"image\.optimizer\.lr: "),
 }
 
@@ -184,6 +192,12 @@ def test_a_typo_in_a_part_is_refused(part, message):
     cfg = load_config(CONFIGS / "declip_r50_laptop.py")
     cfg["optim_wrapper"]["parts"] = dict(image=part)
     with pytest.raises(ValueError, match=message):
+        settings_from(cfg)
+
+
+def test_a_wrong_optimizer_is_refused_before_anything_is_built():
+    cfg = load_config(CONFIGS / "declip_r50_laptop.py", ["optim_wrapper.optimizer.type=AdamQ"])
+    with pytest.raises(ValueError, match=r"optim_wrapper\.optimizer\.type 'AdamQ'.*'Adam'"):
         settings_from(cfg)
 
 

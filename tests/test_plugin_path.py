@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from tests import cases
 from webssl_toolbox import Encoding, Tower, testing
 from webssl_toolbox.engine.config import find_config, load_config
-from webssl_toolbox.registry import MODELS
+from webssl_toolbox.registry import MODELS, check_value
 
 ROOT = Path(__file__).parents[1]
 BARLOW = ROOT / "docs/examples/webssl_barlow"
@@ -173,6 +174,24 @@ def test_the_list_names_a_clash(package):
     assert "error: the view 'Fog' comes from both dist-acme 1.2 and dist-bolt 1.2" in text
 
 
+# -- annotations ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "fits"),
+    [
+        ("Sequence[str] | Mapping[str, int]", {"a": 1}, True),
+        ("Sequence[str] | Mapping[str, int]", "a", False),
+        ("Sequence[tuple[str, str]]", [("a", "b")], True),
+        ("Sequence[tuple[str, str]]", "ab", False),
+        ("Callable[[Tensor], list[int]] | int", "ab", True),  # not made of plain types alone
+    ],
+)
+def test_a_value_is_checked_by_its_outer_type(annotation, value, fits):
+    with nullcontext() if fits else pytest.raises(ValueError, match="x must be a list"):
+        check_value("x", value, annotation)
+
+
 # -- the contract --------------------------------------------------------------------------------
 
 
@@ -249,6 +268,7 @@ def test_the_scaffold_refuses_names(tmp_path):
         "nn_queue": "something installed",
         "builtin": "something installed",
         "toolbox": "something installed",
+        "webssl_toolbox": "something installed",
         "objective": "would hide another",
         "My-Plugin": "lower-case letters",
         "class": "lower-case letters",

@@ -18,6 +18,7 @@ from webssl_toolbox.registry import MODELS
 from . import cases, toy  # noqa: F401 - registers what the toy model is made of
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tools"))  # of its private neighbours
 TOOL = SimpleNamespace(**runpy.run_path(str(ROOT / "tools/preview_views.py")))
 FONTS = TOOL.Fonts()
 

@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from tests import cases
 from tests.plain import Setting, cross_entropy, dot, mean, nearest, remember, simsiam
+from tests.test_runner import config
 from webssl_toolbox import Progress, dist, testing
+from webssl_toolbox.engine.runner import Runner
 from webssl_toolbox.registry import SPACES
 
 torch.set_num_threads(1)
@@ -111,6 +113,16 @@ def test_the_released_code_keeps_the_contract_of_one_rank():
     testing.check_state_round_trip(RELEASED)
     with pytest.raises(AssertionError, match=r"\['simsiam', 'nn_queue'\] are rank_local"):
         testing.check_ranks([RELEASED])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_resume_says_which_state_was_the_first_ranks(ranks, tmp_path, monkeypatch, caplog):
+    changes = dict(model__objectives__nn_queue__rank_local=True, train_cfg__max_iters=1)
+    runner = Runner(config(**changes), tmp_path, device="cpu")
+    runner.train()
+    monkeypatch.setattr(dist, "world_size", lambda: ranks)
+    runner._prepare_work_dir(resume=True)
+    assert ("first rank's state of nn_queue," in caplog.text) == (ranks > 1)
 
 
 # -- the joint space -----------------------------------------------------------------------------

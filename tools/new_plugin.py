@@ -61,7 +61,7 @@ def check_name(name: str, title: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or iskeyword(name):
         raise ValueError(f"{name!r} cannot be a plugin's name: take lower-case letters, digits, _")
     plugins.load()
-    names = {entry.name for entry in plugins.installed()}
+    names = {plugins.GROUP, *(entry.name for entry in plugins.installed())}
     objectives = {objective.lower() for objective in OBJECTIVES.module_dict}
     words = re.findall(r"\w+", (TEMPLATE / "webssl_acme/__init__.py").read_text(encoding="utf-8"))
     if name in names or title.lower() in objectives or find_spec(f"webssl_{name}"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,7 +42,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     if not isinstance(config, dict) or not config.get("model") or not config.get("test_view"):
         raise ValueError(f"{path} stores no config with a model and a test_view")
     check_inference(config["model"], config["test_view"])
-    model = MODELS.create({"type": "Pretrainer"} | config["model"], "model")
+    model = without_initial_weights(config["model"])
+    model = MODELS.create({"type": "Pretrainer"} | model, "model")
     checkpoint.load(path, model)
     try:
         model.to(torch.device(device)).eval()
@@ -48,3 +51,16 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"the model cannot be put on device={str(device)!r}: {reason}") from error
     return Encoder(model, config["test_view"])
+
+
+def without_initial_weights(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops ``pretrained`` of every tower: for models whose weights come later, or never.
+
+    Args:
+        model: the ``model`` section of a config.
+    """
+    towers = {
+        name: tower and {key: value for key, value in tower.items() if key != "pretrained"}
+        for name, tower in model.get("towers", {}).items()
+    }
+    return {**model, "towers": towers}

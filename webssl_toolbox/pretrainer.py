@@ -62,7 +62,7 @@ class Pretrainer(nn.Module):
         self.plan = features.plan(self._objectives())
         with seeded(str(seed)):
             self._build_towers(_present(towers))
-            attached = _Spaces(self._build_spaces(_present(spaces or {})))
+            attached = _Spaces(self._build_spaces(_present(spaces or {}), _present(towers)))
             for name, objective in zip(self.objectives, self._objectives(), strict=True):
                 with seeded(f"objectives.{name}"):
                     objective.setup(self._towers(), attached)
@@ -112,11 +112,12 @@ class Pretrainer(nn.Module):
             self.towers[name] = tower
         self.plan = {name: self.plan[name] for name in wanted if name in self.plan}
 
-    def _build_spaces(self, cfg: Config) -> dict[str, Space]:
+    def _build_spaces(self, cfg: Config, towers: Config) -> dict[str, Space]:
         built: dict[str, Space] = {}
         for name in sorted(cfg, key=lambda n: cfg[n].get("type") == "EMA"):
             with seeded(f"spaces.{name}"):
                 built[name] = SPACES.create(cfg[name], f"model.spaces.{name}")
+            built[name].check(f"model.spaces.{name}", towers)
         return built
 
     # -- one step ------------------------------------------------------------------------------

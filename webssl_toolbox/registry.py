@@ -46,7 +46,10 @@ def check_value(where: str, value: Any, annotation: Any) -> None:
         ValueError: names ``where`` and the types that it takes.
     """
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    names = re.sub(r"\[.*?\]", "", text).split(" | ")
+    inner = 1
+    while inner:  # brackets within brackets
+        text, inner = re.subn(r"\[[^\[\]]*\]", "", text)
+    names = text.split(" | ")
     if not all(name in PLAIN for name in names):
         return
     fits = any(isinstance(value, PLAIN[name][0]) for name in names)

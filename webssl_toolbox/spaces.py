@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .objective import Progress
+from .registry import nearest
 from .seeding import current_scope, seeded
 
 
@@ -25,6 +26,9 @@ class Space(nn.Module):
     def attach(self, tower: str, width: int) -> None:
         """Makes room for encodings of ``tower``; calling it again changes nothing."""
         raise NotImplementedError
+
+    def check(self, where: str, towers: Collection[str]) -> None:
+        """Refuses arguments that name none of ``towers``; ``where`` it is built, for messages."""
 
     def holds(self, tower: str) -> bool:
         """Returns whether encodings of ``tower`` can be mapped."""
@@ -95,6 +99,12 @@ class JointSpace(Space):
                 f"a joint space projects {tower!r} from {other} channels for one objective, and "
                 f"from {width} for another; give one of them a space of its own"
             )
+
+    def check(self, where: str, towers: Collection[str]) -> None:
+        """Refuses the name of no tower in ``bias``."""
+        for tower in () if isinstance(self.bias, bool) else self.bias:
+            if tower not in towers:
+                raise ValueError(f"{where}.bias: no tower is {tower!r}{nearest(tower, towers)}")
 
     def holds(self, tower: str) -> bool:
         """Returns whether ``tower`` was attached."""

@@ -70,6 +70,9 @@ class Encoding:
 class Tower(nn.Module):
     """An encoder. ``forward`` is called once a step with all segments; batching is its business.
 
+    An argument ``pretrained`` names initial weights, and has a default: a model whose weights come
+    from a checkpoint is built without it.
+
     Attributes:
         width: channels of ``Encoding.pooled``.
         token_width: channels of ``Encoding.tokens``.

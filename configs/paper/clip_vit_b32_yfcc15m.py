@@ -6,19 +6,9 @@
 # Hardware: 32 GPUs with 128 pairs each, as published; any number that shares the batch will do.
 # Data: see _base_/yfcc15m.py, which says how to point to yours.
 # Published: 32.8 % zero-shot top-1 on ImageNet (README of Sense-GVT/DeCLIP). Not run by us.
-_base_ = ["clip_r50_yfcc15m.py"]
+_base_ = ["clip_r50_yfcc15m.py", "_base_/vit_b32.py"]
 
 model = dict(
-    towers=dict(
-        image=dict(
-            _delete_=True,
-            type="ViT",
-            arch="B",
-            patch_size=32,
-            activation="quick_gelu",
-            pre_norm=True,
-            norm_eps=1e-5,
-        )
-    ),
+    towers=dict(image=dict(_delete_=True, **_base_._vit_b32)),
     spaces=dict(joint=dict(dim=512)),
 )

@@ -8,8 +8,8 @@ _base_ = ["clip_vit_b32_yfcc15m.py"]
 
 model = dict(
     towers=dict(
-        image=dict(freeze_patch_embed=True)
-    ),  # as MoCo v3 does; the paper has no word of it
+        image=dict(freeze_patch_embed=True)  # as MoCo v3 does; the paper has no word of it
+    ),
     spaces=dict(
         joint=dict(
             bias=["text"],  # only the projection of texts has one

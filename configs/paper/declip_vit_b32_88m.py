@@ -7,20 +7,10 @@
 # Hardware: the paper had 80 V100 for 10 days.
 # Data: see declip_r50_88m.py.
 # Published: 66.2 % zero-shot top-1 on ImageNet (README of Sense-GVT/DeCLIP). Not run by us.
-_base_ = ["declip_r50_88m.py"]
+_base_ = ["declip_r50_88m.py", "_base_/vit_b32.py"]
 
 model = dict(
-    towers=dict(
-        image=dict(
-            _delete_=True,
-            type="ViT",
-            arch="B",
-            patch_size=32,
-            activation="quick_gelu",
-            pre_norm=True,
-            norm_eps=1e-5,
-        )
-    ),
+    towers=dict(image=dict(_delete_=True, **_base_._vit_b32)),
     spaces=dict(joint=dict(dim=3072)),  # six times that of YFCC15M
 )
 

@@ -8,18 +8,13 @@
 # are in declip_r50_yfcc15m_code.py.
 #
 # Not reproduced: the temperature gets a rate of 0 in the reference; here it learns.
-_base_ = ["declip_r50_88m_code.py"]
+_base_ = ["declip_r50_88m_code.py", "_base_/vit_b32.py"]
 
 model = dict(
     towers=dict(
         image=dict(
             _delete_=True,
-            type="ViT",
-            arch="B",
-            patch_size=32,
-            activation="quick_gelu",
-            pre_norm=True,
-            norm_eps=1e-5,
+            **_base_._vit_b32,
             freeze_patch_embed=True,  # as MoCo v3 does; the paper has no word of it
         )
     ),

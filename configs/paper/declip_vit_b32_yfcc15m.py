@@ -8,19 +8,9 @@
 # Published: 43.2 % zero-shot top-1 on ImageNet (README of Sense-GVT/DeCLIP), by the released code,
 # which differs from the formula: declip_vit_b32_yfcc15m_code.py. Ascend's ModelZoo-PyTorch repeats
 # it with 43.2 on 32 devices, and gets 31.5 and 32.9 in as many steps on 8. Not run by us.
-_base_ = ["declip_r50_yfcc15m.py"]
+_base_ = ["declip_r50_yfcc15m.py", "_base_/vit_b32.py"]
 
 model = dict(
-    towers=dict(
-        image=dict(
-            _delete_=True,
-            type="ViT",
-            arch="B",
-            patch_size=32,
-            activation="quick_gelu",
-            pre_norm=True,
-            norm_eps=1e-5,
-        )
-    ),
+    towers=dict(image=dict(_delete_=True, **_base_._vit_b32)),
     spaces=dict(joint=dict(dim=512)),
 )

@@ -5,18 +5,13 @@
 #       tools/dist_train.sh configs/paper/declip_vit_b32_yfcc15m_code.py 8
 #
 # Hardware, data and published result: see declip_vit_b32_yfcc15m.py.
-_base_ = ["declip_r50_yfcc15m_code.py"]
+_base_ = ["declip_r50_yfcc15m_code.py", "_base_/vit_b32.py"]
 
 model = dict(
     towers=dict(
         image=dict(
             _delete_=True,
-            type="ViT",
-            arch="B",
-            patch_size=32,
-            activation="quick_gelu",
-            pre_norm=True,
-            norm_eps=1e-5,
+            **_base_._vit_b32,
             freeze_patch_embed=True,  # as MoCo v3 does; the paper has no word of it
         )
     ),

@@ -7,6 +7,9 @@
 # Data: see _base_/yfcc15m.py, which says how to point to yours.
 # Published: 39.5 % zero-shot top-1 on ImageNet (README of Sense-GVT/DeCLIP), by the released code,
 # which encodes masked captions: filip_vit_b32_yfcc15m_code.py. Not run by us.
+#
+# The zero-shot evaluator compares pooled embeddings, which FILIP does not train: it cannot measure
+# this model.
 _base_ = ["declip_vit_b32_yfcc15m.py"]
 
 model = dict(

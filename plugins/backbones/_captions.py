@@ -85,14 +85,14 @@ class CaptionTower(Tower):
 
         tokens = _by_part(x, layout, by_part, starts)
         if self.pool == "mean":
-            weights = [_valid(n) / n[:, None] for n in by_part]
-            means = [_send(w, device).to(x.dtype)[:, None] for w in weights]
+            weights = [valid_tokens(n) / n[:, None] for n in by_part]
+            means = [send(w, device).to(x.dtype)[:, None] for w in weights]
             pooled = [(w @ t).squeeze(1) for w, t in zip(means, tokens, strict=True)]
         else:
             rows = starts if self.pool == "cls" else starts + lengths - 1
-            ends = self.head(x.index_select(0, _send(rows, device)))
+            ends = self.head(x.index_select(0, send(rows, device)))
             pooled = list(torch.split(ends, [len(n) for n in by_part]))
-        valid = [None if n.min() == n.max() else _send(_valid(n), device) for n in by_part]
+        valid = [None if n.min() == n.max() else send(valid_tokens(n), device) for n in by_part]
         return [Encoding(*fields) for fields in zip(pooled, tokens, valid, strict=True)]
 
     def _lengths(self, part: Part) -> np.ndarray:
@@ -112,7 +112,7 @@ class CaptionTower(Tower):
         rows, longest = len(lengths), int(lengths.max())
         if self.causal or lengths.min() == longest:  # no valid token sees padding
             return Group(rows, longest)
-        return Group(rows, longest, _send(_valid(lengths), device)[:, None, None])
+        return Group(rows, longest, send(valid_tokens(lengths), device)[:, None, None])
 
 
 def length_buckets(lengths: np.ndarray, most: int = 4, waste: float = 0.05) -> list[np.ndarray]:
@@ -151,7 +151,7 @@ def _packed_ids(parts: list[Part], lengths: np.ndarray, buckets: list[np.ndarray
     widths = np.concatenate([np.full(len(p.data), p.data.shape[1]) for p in parts])
     index = _token_index(np.cumsum(widths) - widths, lengths, buckets)
     ids = torch.cat([part.data.flatten() for part in parts])
-    return ids.index_select(0, _send(index, ids.device))
+    return ids.index_select(0, send(index, ids.device))
 
 
 def _by_part(
@@ -166,7 +166,7 @@ def _by_part(
         return [view[:, :length] for view, length in views]
     numbers = np.split(np.arange(len(starts)), np.cumsum(rows)[:-1])
     index = _token_index(starts, np.concatenate(by_part), numbers)
-    flat = x.index_select(0, _send(index, x.device))
+    flat = x.index_select(0, send(index, x.device))
     return unpack(flat, tuple(Group(*size) for size in zip(rows, longest, strict=True)))
 
 
@@ -179,9 +179,11 @@ def _token_index(starts: np.ndarray, lengths: np.ndarray, groups: list[np.ndarra
     return np.concatenate([grid.ravel() for grid in index])
 
 
-def _valid(lengths: np.ndarray) -> np.ndarray:
+def valid_tokens(lengths: np.ndarray) -> np.ndarray:
+    """Returns bool ``[B, longest]``, false on padding."""
     return np.arange(lengths.max()) < lengths[:, None]
 
 
-def _send(array: np.ndarray, device: torch.device) -> Tensor:
+def send(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copies an array of the host to a device."""
     return torch.from_numpy(array).to(device, non_blocking=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from webssl_toolbox.objective import Need
-    from webssl_toolbox.towers import Tower
+    from webssl_toolbox.towers import Part, Tower
 
     Arch = TypeVar("Arch", bound=DataclassInstance)
 
@@ -47,10 +47,27 @@ class Group:
 Layout = tuple[Group, ...]
 
 
+def join(tensors: list[Tensor]) -> Tensor:
+    """Concatenates along the rows; one tensor stays itself."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def join_masks(parts: list[Part]) -> Tensor | None:
+    """Joins the patch masks of views of one size; those without one mask nothing.
+
+    Returns:
+        Bool ``[B, N]``, or None where no view has a mask.
+    """
+    masks = [part.mask for part in parts if part.mask is not None]
+    if not masks:
+        return None
+    none = torch.zeros_like(masks[0][:1])
+    return join([none.expand(len(p.data), -1) if p.mask is None else p.mask for p in parts])
+
+
 def pack(groups: list[Tensor]) -> Tensor:
     """Joins ``[rows, length, width]`` groups into a stream ``[total, width]``; one is a view."""
-    flat = [group.flatten(0, 1) for group in groups]
-    return flat[0] if len(flat) == 1 else torch.cat(flat)
+    return join([group.flatten(0, 1) for group in groups])
 
 
 def unpack(x: Tensor, layout: Layout) -> list[Tensor]:

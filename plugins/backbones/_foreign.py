@@ -20,7 +20,7 @@ from webssl_toolbox.norm import SyncBatchNorm
 from webssl_toolbox.objective import Need
 from webssl_toolbox.towers import Encoding, Part, Segment, Tower, refuse_patches
 
-from ._common import refuse_fusion
+from ._common import join, join_masks, refuse_fusion
 
 
 def library(module: str, extra: str) -> Any:
@@ -171,13 +171,15 @@ class ImageAdapter(Tower):
             The encoding of two images, without values.
 
         Raises:
-            ValueError: the model does not encode an image of ``input_size``.
+            ValueError: the model does not encode an image of ``input_size``, or does not pool.
         """
         self.by_view = sync_batch_norms(self.model)
         image = torch.empty(2, 3, self.input_size, self.input_size, device="meta")
         segment = Segment(Need("", "image"), (Part("image", image),))
         with building(f"{what} at input_size={self.input_size}"):
             encoding = freeze_unused(self, segment)
+        if encoding.pooled.dim() != 2:
+            raise ValueError(f"{what} does not pool its tokens; leave global_pool out")
         self.width, self.token_width = encoding.pooled.shape[1], encoding.tokens.shape[2]
         return encoding
 
@@ -209,22 +211,13 @@ class ImageAdapter(Tower):
         encodings: dict[int, Encoding] = {}
         for group in groups.values():
             parts = [segments[i].part for i in group]
-            pooled, tokens = self.encode(*self._join(parts))
+            images = join([part.data for part in parts])
+            keep = [part.keep for part in parts if part.keep is not None]
+            pooled, tokens = self.encode(images, join(keep) if keep else None, join_masks(parts))
             rows = [len(part.data) for part in parts]
             pairs = zip(pooled.split(rows), tokens.split(rows), strict=True)
             encodings |= {i: Encoding(*pair) for i, pair in zip(group, pairs, strict=True)}
         return [encodings[i] for i in range(len(segments))]
-
-    def _join(self, parts: list[Part]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Returns the images, kept patches and masks of views that share a pass."""
-        images = _cat([part.data for part in parts])
-        keep = [part.keep for part in parts if part.keep is not None]
-        mask = None
-        masks = [part.mask for part in parts if part.mask is not None]
-        if masks:
-            none = torch.zeros_like(masks[0][:1])
-            mask = _cat([none.expand(len(p.data), -1) if p.mask is None else p.mask for p in parts])
-        return images, _cat(keep) if keep else None, mask
 
 
 def freeze_unused(tower: Tower, segment: Segment) -> Encoding:
@@ -262,7 +255,3 @@ def to_tokens(features: Tensor, prefix: int = 0, channels_last: bool = False) ->
     if features.dim() == 3:
         return features[:, prefix:]
     return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
-
-
-def _cat(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -34,6 +34,8 @@ def read_config(folder: str | Path, part: str) -> Any:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{file} is not a JSON object; take the config.json of a model")
     raw = _trusted(raw, file)
     with building(f"the model of {file}"):
         config = transformers.AutoConfig.for_model(raw.pop("model_type", "(unnamed)"), **raw)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from webssl_toolbox.registry import check_arguments, nearest
@@ -45,7 +46,7 @@ class MMPretrain(ImageAdapter):
         known = {
             key: cls
             for key, cls in models.module_dict.items()
-            if cls.__module__.startswith(BACKBONES) and key != "TIMMBackbone"
+            if _defined_in(cls, BACKBONES) and key != "TIMMBackbone"
         }
         name = str(backbone.get("type"))
         if name not in known:
@@ -67,11 +68,14 @@ class MMPretrain(ImageAdapter):
             if key in arguments:
                 raise ValueError(f"backbone.{key} is for the tower to say: leave it out")
             arguments[key] = ours[key]
-        with building(f"mmpretrain's {name}"):
+        # It reads what it draws, which tensors of the meta device do not allow.
+        device = torch.get_default_device()
+        with building(f"mmpretrain's {name}"), torch.device("cpu"):
             self.model = cls(**arguments)
             self.model._dump_init_info = lambda: None  # a paragraph for each parameter
             self.model.init_weights()
             del self.model._dump_init_info
+        self.model.to(device)
         if pretrained:
             load_weights(self.model, read_weights(pretrained), pretrained)
         self.prefix = getattr(self.model, "num_extra_tokens", 0)
@@ -97,6 +101,14 @@ def _accepted(cls: type) -> set[str]:
     return set(own).union(*(_accepted(base) for base in cls.__bases__ if base is not object))
 
 
+def _defined_in(registered: Any, modules: str | tuple[str, ...]) -> bool:
+    """Says whether it is a class of these modules.
+
+    mmpretrain also registers functions there, which load a model of transformers and its code.
+    """
+    return isinstance(registered, type) and registered.__module__.startswith(modules)
+
+
 def _check_layers(value: Any, models: Any, where: str) -> None:
     """Refuses what mmengine would import, load or call on behalf of a config.
 
@@ -117,6 +129,6 @@ def _check_layers(value: Any, models: Any, where: str) -> None:
         if key == "type":
             entry = str(entry)
             registered = models.module_dict.get(entry) or models.parent.module_dict.get(entry)
-            if registered is None or not registered.__module__.startswith(LAYERS):
+            if not _defined_in(registered, LAYERS):
                 raise ValueError(f"{where}.type {entry!r} is no layer that mmpretrain registers")
         _check_layers(entry, models, f"{where}.{key}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from webssl_toolbox.objective import Need
 from webssl_toolbox.towers import Encoding, Part, Segment, Tower, refuse_patches
 
+from ._captions import send, valid_tokens
 from ._common import refuse_fusion
 from ._foreign import building, freeze_unused
 from ._hf_tokenizer import FolderTokenizer
@@ -64,11 +65,11 @@ class TransformersText(Tower):
         self.model = build(folder, config, pretrained, pooling=False)
         if self.tokenizer.vocab_size > config.vocab_size:
             self.model.resize_token_embeddings(self.tokenizer.vocab_size, mean_resizing=False)
-        self.register_buffer("order", torch.from_numpy(self.tokenizer.order), persistent=False)
+        self.register_buffer("order", torch.tensor(self.tokenizer.order), persistent=False)
 
         ids = torch.zeros(2, 4, dtype=torch.int64, device="meta")
         with building(f"the {config.model_type} model in {folder}"):
-            part = Part("text", ids, length=torch.tensor([4, 4]))
+            part = Part("text", ids, length=torch.tensor([4, 4], device="cpu"))
             encoding = freeze_unused(self, Segment(Need("", "text"), (part,)))
         self.width = self.token_width = encoding.tokens.shape[2]
 
@@ -84,18 +85,20 @@ class TransformersText(Tower):
         longest = int(lengths.max())
         ids = torch.cat([F.pad(p.data, (0, longest - p.data.shape[1])) for p in parts])
         ids, mask = self.order[ids], None
-        if lengths.min() < longest:
-            valid = _valid(lengths, device)
+        # transformers reads a mask on the host; without numbers, shapes will do.
+        if lengths.min() < longest and not ids.is_meta:
+            valid = send(valid_tokens(lengths), device)
             ids, mask = ids.masked_fill(~valid, self.padding), valid.long()
         tokens = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         views = tokens.split([len(n) for n in by_part])
         return [self._encoding(x[:, : n.max()], n) for x, n in zip(views, by_part, strict=True)]
 
     def _encoding(self, tokens: Tensor, lengths: np.ndarray) -> Encoding:
-        valid = None if lengths.min() == lengths.max() else _valid(lengths, tokens.device)
+        uniform = lengths.min() == lengths.max()
+        valid = None if uniform else send(valid_tokens(lengths), tokens.device)
         if self.pool == "cls":
             return Encoding(tokens[:, 0], tokens, valid)
-        last = torch.from_numpy(lengths).to(tokens.device)[:, None] - 1
+        last = send(lengths, tokens.device)[:, None] - 1
         if self.pool == "eot":
             ends = tokens.take_along_dim(last[..., None], dim=1)
             return Encoding(ends.squeeze(1), tokens, valid)
@@ -110,8 +113,3 @@ class TransformersText(Tower):
             )
         lengths: np.ndarray = part.length.numpy()
         return lengths
-
-
-def _valid(lengths: np.ndarray, device: torch.device) -> Tensor:
-    """Returns bool ``[B, longest]``, false on padding."""
-    return torch.from_numpy(np.arange(lengths.max()) < lengths[:, None]).to(device)

@@ -14,6 +14,8 @@ from webssl_toolbox.towers import Encoding, Part, Segment, Tower
 from ._common import (
     Block,
     Group,
+    join,
+    join_masks,
     pack,
     published,
     refuse_fusion,
@@ -219,7 +221,7 @@ class ViT(Tower):
 
     def _embed(self, parts: list[Part]) -> Tensor:
         """Returns the tokens ``[B, prefix + patches, width]`` of views that share a shape."""
-        images = _join([part.data for part in parts])
+        images = join([part.data for part in parts])
         height, width = self._grid(*images.shape[-2:])
         patches = images.reshape(len(images), 3, height, self.patch_size, width, self.patch_size)
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
@@ -228,18 +230,15 @@ class ViT(Tower):
         positions = resize_positions(self.pos_embed[0, first:], (height, width))
         keep = None
         if parts[0].keep is not None:
-            keep = _join([part.keep for part in parts if part.keep is not None])
+            keep = join([part.keep for part in parts if part.keep is not None])
             patches = patches.gather(1, keep[..., None].expand(-1, -1, patches.shape[2]))
             positions = F.embedding(keep, positions)
 
         x = self.patch_embed(patches)
-        if any(part.mask is not None for part in parts):
+        mask = join_masks(parts)
+        if mask is not None:
             if self.mask_token is None:
                 raise ValueError("a view is masked, but no need given to ViT.plan() names a mask")
-            none = torch.zeros(1, height * width, dtype=torch.bool, device=x.device)
-            mask = _join(
-                [none.expand(len(p.data), -1) if p.mask is None else p.mask for p in parts]
-            )
             mask = mask if keep is None else mask.gather(1, keep)
             x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)
         x = x + positions
@@ -258,7 +257,3 @@ class ViT(Tower):
                 f"{self.patch_size}; change the size of the view (or input_size) to a multiple"
             )
         return height // self.patch_size, width // self.patch_size
-
-
-def _join(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

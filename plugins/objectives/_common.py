@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -56,15 +56,31 @@ def contrast(
 def one_way(queries: Tensor, keys: Tensor, rows: int = ROWS) -> Tensor:
     """InfoNCE from scaled ``queries [m, B, D]`` to ``keys [n, G, D]``; returns ``[m, n]``."""
     with full_precision(queries):
-        size = queries.shape[1]
-        if size <= rows:
-            return _from_rows(queries, keys, dist.row_offset(size)).mean(1)
-        pieces = []
-        for start in range(0, size, rows):
-            block = queries[:, start : start + rows]
-            offset = dist.row_offset(size) + start
-            pieces.append(checkpoint(_from_rows, block, keys, offset, use_reentrant=False))
-        return torch.cat(pieces, dim=1).mean(1)
+        return in_pieces(
+            lambda piece, offset: _from_rows(queries[:, piece], keys, offset),
+            *(queries.shape[1], rows),
+            dim=1,
+        ).mean(1)
+
+
+def in_pieces(losses: Callable[[slice, int], Tensor], size: int, rows: int, dim: int = 0) -> Tensor:
+    """Computes the losses of local rows; where there are more than ``rows``, piece by piece.
+
+    Args:
+        losses: those of a piece, whose first positive is in a given column. Pieces are computed
+            again in backward.
+        size: local rows.
+        rows: the largest piece.
+        dim: of the rows in what ``losses`` returns.
+    """
+    offset = dist.row_offset(size)
+    if size <= rows:
+        return losses(slice(size), offset)
+    pieces = [
+        checkpoint(losses, slice(start, start + rows), offset + start, use_reentrant=False)
+        for start in range(0, size, rows)
+    ]
+    return torch.cat(pieces, dim)
 
 
 def _from_rows(queries: Tensor, keys: Tensor, offset: int) -> Tensor:

@@ -8,12 +8,11 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from webssl_toolbox import Features, Need, Objective, Space, Tower, dist
 from webssl_toolbox.compat import full_precision
 
-from ._common import ROWS
+from ._common import ROWS, in_pieces
 
 
 class FILIP(Objective):
@@ -121,16 +120,10 @@ def offer(tokens: Tensor, share: Tensor, others: Tensor, other_share: Tensor, k:
 def one_way(queries: Tensor, share: Tensor, keys: Tensor) -> Tensor:
     """InfoNCE from scaled ``queries [B, T, D]`` to ``keys [G, k, D]``; returns ``[]``."""
     size, length, _ = queries.shape
-    step = max(1, ROWS // length)  # rows of queries: beyond it, they are recomputed in backward
-    offset = dist.row_offset(size)
-    if size <= step:
-        return _from_rows(queries, share, keys, offset).mean()
-    pieces = []
-    for start in range(0, size, step):
-        rows = slice(start, start + step)
-        block = (queries[rows], share[rows], keys, offset + start)
-        pieces.append(checkpoint(_from_rows, *block, use_reentrant=False))
-    return torch.cat(pieces).mean()
+    return in_pieces(
+        lambda piece, offset: _from_rows(queries[piece], share[piece], keys, offset),
+        *(size, max(1, ROWS // length)),
+    ).mean()
 
 
 def _from_rows(queries: Tensor, share: Tensor, keys: Tensor, offset: int) -> Tensor:
@@ -138,4 +131,4 @@ def _from_rows(queries: Tensor, share: Tensor, keys: Tensor, offset: int) -> Ten
     similarities = queries.flatten(0, 1) @ keys.flatten(0, 1).T
     best = similarities.view(*queries.shape[:2], *keys.shape[:2]).max(3).values
     logits = (share.unsqueeze(1) @ best).squeeze(1)
-    return logits.logsumexp(1) - logits.diagonal(offset)[: len(logits)]
+    return logits.logsumexp(1) - logits.diagonal(offset)

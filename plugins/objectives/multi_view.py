@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -23,6 +24,9 @@ class MultiView(Objective):
         texts: views of the text tower.
         skip: pairs left out, since another objective has them.
         space: joint space of the two.
+
+    Raises:
+        ValueError: ``skip`` names no pair of the views, or all of them.
     """
 
     kept: Tensor
@@ -39,6 +43,11 @@ class MultiView(Objective):
         self.texts = [Need("text", view) for view in texts]
         self.space = space
         skipped = {tuple(pair) for pair in skip}
+        if others := skipped - set(itertools.product(images, texts)):
+            raise ValueError(
+                f"skip names {sorted(others)}, which are no pairs of {images} and {texts}; leave "
+                "them out of it"
+            )
         kept = [[float((i, t) not in skipped) for t in texts] for i in images]
         if not any(map(any, kept)):
             raise ValueError(f"MultiView skips all pairs of {images} and {texts}; leave one")

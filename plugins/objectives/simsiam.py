@@ -28,6 +28,9 @@ class SimSiam(Objective):
             of unit length, as the code that DeCLIP's authors released does.
         sync_bn: BatchNorm is over all ranks; False is over each rank's rows, as in that code. The
             running statistics that a checkpoint holds, which nothing reads, are the first rank's.
+
+    Raises:
+        ValueError: ``normalize=False`` without a ``space``.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class SimSiam(Objective):
         sync_bn: bool = True,
     ) -> None:
         super().__init__()
+        if space is None and not normalize:
+            raise ValueError("normalize=False is about embeddings: give the space, or leave it out")
         self.first, self.second = (Need("image", view) for view in views)
         self.dim, self.hidden, self.space = dim, hidden, space
         self.normalize, self.rank_local = normalize, not sync_bn

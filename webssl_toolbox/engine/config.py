@@ -142,15 +142,15 @@ def _check_removals(cfg: Mapping[str, Any], base: Any, path: Path, where: str = 
     for key, value in cfg.items():
         if isinstance(value, Mapping):
             _check_removals(value, known.get(key), path, f"{where}{key}.")
-        elif value is None and _is_named(cfg, where) and key not in known:
+        elif value is None and _is_named(where) and key not in known:
             raise ValueError(
                 f"{path}: {where}{key} = None removes nothing, since no base config has it"
                 f"{nearest(key, known)}"
             )
 
 
-def _is_named(node: Mapping[str, Any], path: str) -> bool:
-    return path.startswith(NAMED) and "type" not in node
+def _is_named(container: str) -> bool:
+    return container in NAMED or container.endswith(".splits.")  # those of an evaluator
 
 
 def _override(cfg: dict[str, Any], option: str) -> None:
@@ -161,7 +161,7 @@ def _override(cfg: dict[str, Any], option: str) -> None:
     node: Any = cfg
     for depth, key in enumerate(parents):
         node = _child(node, key, ".".join(parents[: depth + 1]))
-    if not isinstance(node, Mapping) or (_is_named(node, path) and last not in node):
+    if not isinstance(node, Mapping) or (_is_named(path.removesuffix(last)) and last not in node):
         _child(node, last, path)
     node[int(last) if isinstance(node, list) else last] = _literal(text)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..data.loader import to_device
+from ..loading import without_initial_weights
 from ..pretrainer import Pretrainer
 from ..registry import MODELS
 from ..testing import Case, inputs
@@ -16,8 +17,21 @@ from .optim import refuse_untrained
 META = torch.device("meta")
 
 
+def build_on_meta(model: Mapping[str, Any]) -> Pretrainer:
+    """Builds a model of any size without numbers: no memory, no weight files.
+
+    Args:
+        model: the ``model`` section of a config.
+    """
+    with META:
+        built: Pretrainer = MODELS.create(
+            {"type": "Pretrainer"} | without_initial_weights(model), "model"
+        )
+    return built
+
+
 def dry_run(model: Mapping[str, Any]) -> Pretrainer:
-    """Runs one forward and backward of two synthetic rows: shapes are computed, values are not.
+    """Runs one forward and backward of synthetic rows: shapes are computed, values are not.
 
     A model of any size takes a second or two, and no memory. Views whose name begins with ``text``
     are captions; others are images of the size that their tower is made for.
@@ -33,10 +47,9 @@ def dry_run(model: Mapping[str, Any]) -> Pretrainer:
         ValueError: the step fails: parts do not fit each other, one of them reads a tensor on the
             host, or the synthetic rows are not what it takes.
     """
-    with META:
-        built: Pretrainer = MODELS.create({"type": "Pretrainer"} | dict(model), "model")
+    built = build_on_meta(model)
     try:
-        rows = inputs(built, Case(model, rows=2))
+        rows = inputs(built, Case(model, rows=2 * built.chunks))  # batch norms refuse a single row
         rows = {name: v.float() if v.is_floating_point() else v for name, v in rows.items()}
         losses, _ = built.train()(to_device(rows, META))
         torch.stack(list(losses.values())).sum().backward()

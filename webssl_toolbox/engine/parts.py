@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from mmengine.registry import OPTIMIZERS
 from torch import nn
 from torch.optim import Optimizer
 
@@ -16,8 +14,6 @@ from ..registry import nearest
 from ..schedules import Schedule
 from ..schedules import build as build_schedule
 from . import settings
-
-SCHEDULED = ("lr", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class Part:
         """Builds the schedules of learning rate and weight decay, where they are given."""
         return {
             key: build_schedule(self.cfg[key], f"{self.where}.{key}")
-            for key in SCHEDULED
+            for key in settings.SCHEDULED
             if key in self.cfg
         }
 
@@ -62,37 +58,19 @@ class Part:
         """Builds the optimizer; one group is decayed, the other is not.
 
         Raises:
-            ValueError: an unknown type or argument, or one without a fused step.
+            ValueError: as ``settings.check_optimizer``, or it cannot do with a value.
         """
-        name = str(self.cfg.get("type"))
-        cls = OPTIMIZERS.module_dict.get(name)
-        if cls is None:
-            raise ValueError(
-                f"{self.where}.type {name!r} is not known{nearest(name, OPTIMIZERS.module_dict)}"
-            )
-        valid = inspect.signature(cls).parameters.keys() - {"params", "foreach", "maximize"}
-        if "fused" not in valid:
-            raise ValueError(
-                f"{self.where}.type: {name} has no fused step, which a skipped step on the device "
-                "needs; use AdamW, Adam or SGD"
-            )
-        arguments = {k: v for k, v in self.cfg.items() if k not in ("type", *SCHEDULED)}
-        for key in arguments:
-            if key not in valid:
-                raise ValueError(
-                    f"{self.where}.{key}: {name} takes no such argument{nearest(key, valid)}"
-                )
+        cls: Any = settings.check_optimizer(self.cfg, self.where)
+        arguments = {k: v for k, v in self.cfg.items() if k not in ("type", *settings.SCHEDULED)}
         groups: list[dict[str, Any]] = [
             {"params": self.decayed(True), "decay": True},
             {"params": self.decayed(False), "decay": False, "weight_decay": 0.0},
         ]
         try:
-            optimizer = cls([g for g in groups if g["params"]], **{**arguments, "fused": True})
+            optimizer: Optimizer = cls([g for g in groups if g["params"]], **arguments, fused=True)
         except (TypeError, RuntimeError) as error:
             raise ValueError(f"{self.where}: {error}") from None
         if arguments.get("momentum"):
-            if arguments.get("dampening"):
-                raise ValueError(f"{self.where}.dampening is not supported; leave it out")
             # Fused SGD would take uninitialised memory for it, should the first step be skipped.
             for parameter in self.parameters.values():
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -124,9 +102,10 @@ def split(cfg: settings.OptimWrapper, model: nn.Module) -> list[Part]:
             max(takers, key=lambda part: len(part.of)).parameters[name] = parameter
     for part in parts:
         if not part.parameters:
+            remedy = "leave that part out" if part.name else "remove one of optim_wrapper.parts"
             raise ValueError(
                 f"{part.where} has nothing to train: its parameters are frozen, or another part "
-                "takes them; leave that part out"
+                f"takes them; {remedy}"
             )
     return parts
 

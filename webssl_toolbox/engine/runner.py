@@ -253,6 +253,13 @@ class Runner:
                     f"{batch_size}; resume with that"
                 )
             logger.info("resuming from %s", found)
+            local = [name for name, o in self.model.objectives.items() if o.rank_local]
+            if local and dist.world_size() > 1:
+                logger.warning(
+                    "the checkpoint holds the first rank's state of %s, which differs from rank to "
+                    "rank: all ranks go on from it",
+                    ", ".join(local),
+                )
         elif resume:
             logger.warning("nothing to resume in %s: starting from the beginning", self.work_dir)
         if dist.rank() == 0:

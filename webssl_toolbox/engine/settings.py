@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+from torch.optim import Optimizer
 
 from ..data.views import check_views
 from ..pretrainer import Pretrainer
@@ -24,6 +28,7 @@ from ..registry import (
 from ..schedules import build as build_schedule
 
 Dict = Mapping[str, Any]
+SCHEDULED = ("lr", "weight_decay")  # arguments of an optimizer
 
 
 @dataclass
@@ -237,15 +242,50 @@ def _check_types(settings: Settings) -> None:
     for name, part in settings.optim_wrapper.parts.items():
         optimizers[f"optim_wrapper.parts.{name}.optimizer"] = part.optimizer
     for where, optimizer in optimizers.items():
-        for key in ("lr", "weight_decay"):
-            if key in optimizer:
-                build_schedule(optimizer[key], f"{where}.{key}")
+        check_optimizer(optimizer, where)
     precisions = ("auto", "fp32", "bf16")
     if settings.optim_wrapper.precision not in precisions:
         raise ValueError(
             f"optim_wrapper.precision {settings.optim_wrapper.precision!r} is not known"
             f"{nearest(str(settings.optim_wrapper.precision), precisions)}"
         )
+
+
+def check_optimizer(cfg: Dict, where: str) -> type[Optimizer]:
+    """Checks an optimizer's type, the names of its arguments, and its schedules.
+
+    Args:
+        cfg: ``dict(type='AdamW', lr=...)``.
+        where: path of ``cfg`` in the config, for the message.
+
+    Returns:
+        The class, one of torch's.
+
+    Raises:
+        ValueError: an unknown type, argument or schedule, or a type without a fused step.
+    """
+    name = str(cfg.get("type"))
+    known = {name: cls for name, cls in vars(torch.optim).items() if isinstance(cls, type)}
+    if name not in known:
+        raise ValueError(f"{where}.type {name!r} is not known{nearest(name, known)}")
+    valid = set(inspect.signature(known[name]).parameters)
+    if "fused" not in valid:
+        raise ValueError(
+            f"{where}.type: {name} has no fused step, which a skipped step on the device "
+            "needs; use AdamW, Adam or SGD"
+        )
+    valid -= {"params", "foreach", "maximize"}
+    for key in cfg:
+        if key != "type" and key not in valid:
+            raise ValueError(f"{where}.{key}: {name} takes no such argument{nearest(key, valid)}")
+    if "fused" in cfg:
+        raise ValueError(f"{where}.fused: the step is always fused; leave it out")
+    if cfg.get("momentum") and cfg.get("dampening"):
+        raise ValueError(f"{where}.dampening is not supported; leave it out")
+    for key in SCHEDULED:
+        if key in cfg:
+            build_schedule(cfg[key], f"{where}.{key}")
+    return known[name]
 
 
 def _check_backend(cfg: Any, where: str) -> None:

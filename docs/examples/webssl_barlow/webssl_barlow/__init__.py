@@ -66,7 +66,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
     dtype = torch.promote_types(first.dtype, torch.float32)
     with full_precision(first):  # autocast would round the product to eight bits
         product = first.to(dtype).T @ second.to(dtype)
-    return dist.all_sum(product) / (len(first) * dist.world_size())
+    return dist.all_sum(product) / dist.all_sum(product.new_full((), len(first)))
 
 
 def redundancy(matrix: Tensor, balance: float) -> Tensor:

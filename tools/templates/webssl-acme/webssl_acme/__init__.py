@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from webssl_toolbox import Features, Need, Objective, Space, Tower, dist, hookimpl
+from webssl_toolbox.compat import full_precision
 
 
 @hookimpl
@@ -46,13 +48,17 @@ class Acme(Objective):
     def forward(self, features: Features) -> dict[str, Tensor]:
         """Returns two losses, both minimised."""
         first, second = (
-            F.normalize(self.projector(features[need].pooled), dim=1)
-            for need in (self.first, self.second)
+            unit(self.projector(features[need].pooled)) for need in (self.first, self.second)
         )
         return {
             "loss_align": (first - second).square().sum(1).mean(),
             "loss_uniform": uniformity(first, self.sharpness),
         }
+
+
+def unit(x: Tensor) -> Tensor:
+    """Makes rows ``[B, dim]`` of unit length, in float32 at least: eight bits do not suffice."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)
 
 
 def uniformity(x: Tensor, sharpness: float) -> Tensor:
@@ -61,7 +67,9 @@ def uniformity(x: Tensor, sharpness: float) -> Tensor:
     Local rows against the rows of all ranks, and the sum over ranks, so N ranks equal one.
     """
     everywhere = dist.gather(x)
+    with full_precision(x):  # autocast would round the product to eight bits
+        similarities = x @ everywhere.T
     # |a - b|^2 = 2 - 2 a.b on the unit sphere; each row has a potential of 1 with itself.
-    potential = (2 * sharpness * (x @ everywhere.T - 1)).exp().sum() - len(x)
+    potential = (2 * sharpness * (similarities - 1)).exp().sum() - len(x)
     pairs = len(everywhere) * (len(everywhere) - 1)
     return (dist.all_sum(potential) / pairs).log()
