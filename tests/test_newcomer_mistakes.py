@@ -58,8 +58,6 @@ Given = Callable[[pytest.FixtureRequest], object]
 
 @dataclass
 class Mistake:
-    """A row."""
-
     typed: str  # a command, or lines of Python in a notebook
     says: tuple[str, ...]  # what the sentence must hold: the offending name, and the remedy
     files: dict[str, str] = field(default_factory=dict)  # that lie there besides
@@ -105,8 +103,11 @@ def patched(target: Any, name: str, value: Any) -> Given:
 
 
 def without(package: str) -> Given:
-    modules = sys.modules
-    return lambda request: request.getfixturevalue("monkeypatch").setitem(modules, package, None)
+    def given(request: pytest.FixtureRequest) -> None:
+        for name in [package, *(m for m in sys.modules if m.startswith(f"{package}."))]:
+            request.getfixturevalue("monkeypatch").setitem(sys.modules, name, None)
+
+    return given
 
 
 def installed(*names: str, code: str | None = None, brings: str | None = None) -> Given:

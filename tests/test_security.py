@@ -286,4 +286,5 @@ def test_what_a_checkpoint_was_trained_on_is_not_needed_to_load_it(folder):
     cfg["optim_wrapper"]["optimizer"]["type"] = "os.system"
     set_config(folder, cfg)
     webssl_toolbox.load(folder)
-    settings_from(cfg)
+    with pytest.raises(ValueError, match=r"os\.system' is not known"):
+        settings_from(cfg)

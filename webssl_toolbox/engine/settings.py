@@ -265,7 +265,8 @@ def check_optimizer(cfg: Dict, where: str) -> type[Optimizer]:
         ValueError: an unknown type, argument or schedule, or a type without a fused step.
     """
     name = str(cfg.get("type"))
-    known = {name: cls for name, cls in vars(torch.optim).items() if isinstance(cls, type)}
+    known = {cls.__name__: cls for cls in vars(torch.optim).values() if isinstance(cls, type)}
+    del known["Optimizer"]  # of which they are made
     if name not in known:
         raise ValueError(f"{where}.type {name!r} is not known{nearest(name, known)}")
     valid = set(inspect.signature(known[name]).parameters)
