@@ -194,7 +194,6 @@ def test_a_killed_study_continues(tmp_path):
         f"_base_ = [{str(CONFIG)!r}]\n"
         "train_cfg = dict(max_iters=4)\n"
         "train_dataloader = dict(batch_size=16)\n"
-        "evaluation = dict(evaluators=dict(knn=None))\n"
         "_all = {'train_dataloader.dataset.fraction': 1.0}\n"
         "_names = ['zero_shot/noto-v1/top1']\n"
         "_study = dict(_delete_=True, seeds=2, amounts=dict(all=_all), metrics=dict(top1=_names),\n"
