@@ -2,7 +2,7 @@
 #
 #   python tools/train.py configs/declip_r50_laptop.py
 #
-# Hardware: 2 CPU cores, about 11 minutes, evaluation included. Data: the embedded corpus.
+# Hardware: 2 CPU cores, 10 to 14 minutes, evaluation included. Data: the embedded corpus.
 # Result, seed 0 / 1: zero-shot top-1 on concepts never seen 12.4 / 13.3, top-5 27.9 / 27.2 (mean of
 # two designers, chance 0.5 and 2.5); on noto-v1's drawings of seen concepts 22.5 / 19.7 of 1,949.
 _base_ = ["declip_r50.py"]
