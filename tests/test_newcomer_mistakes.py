@@ -95,9 +95,6 @@ def data(kind: str, file: str, *says: str, text: str | None = None) -> Mistake:
     return option(DATASET, dataset, *says, files={} if text is None else {file: text})
 
 
-# -- what is not as it should be -----------------------------------------------------------------
-
-
 def patched(target: Any, name: str, value: Any) -> Given:
     return lambda request: request.getfixturevalue("monkeypatch").setattr(target, name, value)
 
@@ -384,6 +381,7 @@ def run(command, monkeypatch, capsys):
     """Runs a tool in this process; returns its error."""
     tool, *arguments = shlex.split(command)
     monkeypatch.setattr(sys, "argv", [tool, *arguments])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "tools")])  # of its private neighbours
     with pytest.raises(SystemExit) as exit:
         runpy.run_path(str(ROOT / tool), run_name="__main__")
     code = exit.value.code

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _arguments import add_cfg_options
 from _sheet import (
     AMBER,
     CELL,
@@ -50,14 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", default="preview.png", metavar="FILE", help="where to write")
     parser.add_argument("--samples", type=int, default=8, metavar="N", help="rows (default: 8)")
     parser.add_argument("--font", metavar="FILE", help="a TrueType font for other scripts")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override the config",
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

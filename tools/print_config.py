@@ -10,18 +10,13 @@ import sys
 from keyword import iskeyword
 from typing import Any
 
+from _arguments import add_cfg_options
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Checks a config and prints it, resolved.")
     parser.add_argument("config", help="a Python config, such as configs/declip_r50_laptop.py")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override the config",
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         "--param-groups",
         action="store_true",

@@ -12,19 +12,14 @@ import logging
 import sys
 from pathlib import Path
 
+from _arguments import add_cfg_options
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Evaluates a trained model.")
     parser.add_argument("config", help="the config whose evaluators are run")
     parser.add_argument("checkpoint", help="a work dir, or one step_... folder of its checkpoints")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override the config: evaluation.evaluators.knn=None",
-    )
+    add_cfg_options(parser, "evaluation.evaluators.knn=None")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics there")
     parser.add_argument("--device", help="cuda or cpu (default: a GPU where there is one)")
     return parser.parse_args()

@@ -9,20 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from _arguments import add_cfg_options
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="a Python config, such as configs/declip_r50_laptop.py")
     parser.add_argument("--work-dir", help="where to write (default: work_dirs/<config name>)")
     parser.add_argument("--resume", action="store_true", help="continue the run in the work dir")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override the config: train_cfg.max_iters=100 model.objectives.mlm=None",
-    )
+    add_cfg_options(parser, "train_cfg.max_iters=100 model.objectives.mlm=None")
     parser.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm"],

@@ -68,7 +68,7 @@ class CaptionTower(Tower):
     def forward(self, segments: list[Segment]) -> list[Encoding]:
         parts = [segment.part for segment in segments]
         device = parts[0].data.device
-        by_part = [self._lengths(part) for part in parts]
+        by_part = [caption_lengths(part, self.context_length) for part in parts]
         lengths = np.concatenate(by_part)
         buckets = length_buckets(lengths)
         layout = tuple(self._group(lengths[rows], device) for rows in buckets)
@@ -95,24 +95,29 @@ class CaptionTower(Tower):
         valid = [None if n.min() == n.max() else send(valid_tokens(n), device) for n in by_part]
         return [Encoding(*fields) for fields in zip(pooled, tokens, valid, strict=True)]
 
-    def _lengths(self, part: Part) -> np.ndarray:
-        """Returns the checked lengths ``[B]`` of a view's captions."""
-        if part.length is None:
-            raise ValueError(f"view {part.view!r} has no lengths; pass `length` with its ids")
-        lengths: np.ndarray = part.length.numpy()
-        most = min(part.data.shape[1], self.context_length)
-        if lengths.min() < 1 or lengths.max() > most:
-            raise ValueError(
-                f"view {part.view!r} has captions of {lengths.min()} to {lengths.max()} tokens, "
-                f"not 1 to {most}; tokenise them with context_length={self.context_length}"
-            )
-        return lengths
-
     def _group(self, lengths: np.ndarray, device: torch.device) -> Group:
         rows, longest = len(lengths), int(lengths.max())
         if self.causal or lengths.min() == longest:  # no valid token sees padding
             return Group(rows, longest)
         return Group(rows, longest, send(valid_tokens(lengths), device)[:, None, None])
+
+
+def caption_lengths(part: Part, context_length: int) -> np.ndarray:
+    """Returns the checked lengths ``[B]`` of a view's captions.
+
+    Raises:
+        ValueError: the view has no lengths, or captions of more than ``context_length`` tokens.
+    """
+    if part.length is None:
+        raise ValueError(f"view {part.view!r} has no lengths; pass `length` with its ids")
+    lengths: np.ndarray = part.length.numpy()
+    most = min(part.data.shape[1], context_length)
+    if lengths.min() < 1 or lengths.max() > most:
+        raise ValueError(
+            f"view {part.view!r} has captions of {lengths.min()} to {lengths.max()} tokens, "
+            f"not 1 to {most}; tokenise them with context_length={context_length}"
+        )
+    return lengths
 
 
 def length_buckets(lengths: np.ndarray, most: int = 4, waste: float = 0.05) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from webssl_toolbox.objective import Need
 from webssl_toolbox.towers import Encoding, Part, Segment, Tower, refuse_patches
 
-from ._captions import send, valid_tokens
+from ._captions import caption_lengths, send, valid_tokens
 from ._common import refuse_fusion
 from ._foreign import building, freeze_unused
 from ._hf_tokenizer import FolderTokenizer
@@ -80,7 +80,7 @@ class TransformersText(Tower):
     def forward(self, segments: list[Segment]) -> list[Encoding]:
         parts = [segment.part for segment in segments]
         device = parts[0].data.device
-        by_part = [self._lengths(part) for part in parts]
+        by_part = [caption_lengths(part, self.context_length) for part in parts]
         lengths = np.concatenate(by_part)
         longest = int(lengths.max())
         ids = torch.cat([F.pad(p.data, (0, longest - p.data.shape[1])) for p in parts])
@@ -104,12 +104,3 @@ class TransformersText(Tower):
             return Encoding(ends.squeeze(1), tokens, valid)
         counted = tokens if valid is None else tokens * valid[..., None]
         return Encoding(counted.sum(1) / (last + 1), tokens, valid)
-
-    def _lengths(self, part: Part) -> np.ndarray:
-        if part.length is None or int(part.length.max()) > self.context_length:
-            raise ValueError(
-                f"view {part.view!r} has no lengths, or captions of more than context_length="
-                f"{self.context_length} tokens; tokenise it for this tower"
-            )
-        lengths: np.ndarray = part.length.numpy()
-        return lengths

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import sqrt
 from pathlib import Path
 
@@ -61,7 +62,8 @@ class Report:
         metrics: Callable[[Cell], Mapping[str, float]],
         pairs: int,
     ) -> None:
-        self.study, self.steps, self.metrics, self.pairs = study, steps, metrics, pairs
+        self.study, self.steps, self.pairs = study, steps, pairs
+        self.metrics = cache(metrics)  # read from a file, and asked for once a table and panel
 
     def values(self, budget: str, names: Sequence[str]) -> Values:
         """Returns the mean of some metrics of each run."""
