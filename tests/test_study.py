@@ -14,7 +14,7 @@ import pytest
 from webssl_toolbox.engine.config import load_config
 from webssl_toolbox.engine.settings import settings_from
 from webssl_toolbox.study.grid import Cell, Study, budgets, study_from
-from webssl_toolbox.study.report import Interval, Report, difference
+from webssl_toolbox.study.report import Interval, Report, differences, intervals
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/study/declip_ablation.py"
@@ -88,19 +88,26 @@ def test_a_config_without_a_whole_study_is_refused(section, said):
 # -- the report --------------------------------------------------------------------------------
 
 
-def test_interval_equals_the_textbook():
+def test_an_interval_of_one_cell_equals_the_textbook():
     # t(.975, 2) = 4.303: Student's t table; standard deviation of 1, 2, 3 is 1.
-    interval = Interval.of([1.0, 2.0, 3.0])
+    interval = intervals({("a", "all"): [1.0, 2.0, 3.0]})["a", "all"]
     assert interval.mean == 2 and interval.half == pytest.approx(4.303 / 3**0.5, rel=1e-3)
-    assert Interval.of([4.0]) == Interval(4.0, None)
+    assert intervals({("a", "all"): [4.0]}) == {("a", "all"): Interval(4.0, None)}
     assert str(Interval(1.25, 0.33)) == "1.2 ± 0.3"
     assert [Interval(m, 1.0).sign for m in (2, 0.5, -2)] == [1, 0, -1]
 
 
+def test_all_cells_tell_how_much_a_seed_matters():
+    # Sums of squares 2 and 8, with 2 and 1 degrees of freedom: variance 10 / 3, t(.975, 3) = 3.182.
+    found = intervals({("a", "all"): [1.0, 2.0, 3.0], ("b", "all"): [5.0, 9.0]})
+    assert found["a", "all"].half == pytest.approx(3.182 * (10 / 3 / 3) ** 0.5, rel=1e-3)
+    assert found["b", "all"].half == pytest.approx(3.182 * (10 / 3 / 2) ** 0.5, rel=1e-3)
+
+
 def test_differences_are_taken_seed_by_seed():
     values = {("base", "all"): [1.0, 5.0, 9.0], ("more", "all"): [2.0, 6.0, 10.0]}
-    gain = difference(values, "more", "base", "all")
-    assert gain == Interval(1.0, 0.0), "seeds vary by 4, their differences do not at all"
+    gains = differences(values, "base")
+    assert gains == {("more", "all"): [1.0, 1.0, 1.0]}, "seeds vary by 4, differences do not"
 
 
 def measured(cell):
@@ -114,7 +121,8 @@ def test_the_report_says_what_is_ahead_and_what_data_it_saves(tmp_path):
     text = report.to_markdown()
     assert "Seeds: 3." in text
     assert "| data | base, 10k pairs | more, 10k pairs |" in text
-    assert "| all | 11.1 ± 0.2 | **16.1 ± 0.4 (+5.0 ± 0.1)** |" in text
+    # Variances 0.01 and 0.0225 pooled: t(8) = 2.31; those of the gains are 0.0025: t(4) = 2.78.
+    assert "| all | 11.1 ± 0.2 | **16.1 ± 0.2 (+5.0 ± 0.1)** |" in text
     assert "more against base, equal pairs: ahead on 1/2, all" in text
     assert "more against base, equal minutes: behind on 1/2, all" in text
     assert "more never reaches it" in text

@@ -2,8 +2,9 @@
 #
 #   python tools/study.py configs/study/declip_ablation.py
 #
-# Hardware: 2 CPU cores, about 2 hours. Data: the embedded corpus; the share of concepts varies.
-# Result: not yet run to the end.
+# Hardware: 2 CPU cores, 1 hour 45 minutes. Data: the embedded corpus; the share of concepts varies.
+# Result, see docs/results.md: at equal pairs the signals are 1.3 to 1.7 points of top-1 ahead on new
+# designers, with all of the data; at equal minutes CLIP is ahead.
 _base_ = ["../declip_r50_laptop.py"]
 
 model = dict(
@@ -44,7 +45,7 @@ _study = dict(
         "DeCLIP": _signals(0.4, []),
     },
     amounts={"1/8": {_share: 1 / 8}, "1/3": {_share: 1 / 3}, "all": {_share: 1.0}},
-    seeds=3,
+    seeds=2,
     metrics={
         "zero-shot top-5, concepts never seen": [
             "zero_shot/unseen/noto-v1/top5",

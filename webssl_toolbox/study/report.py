@@ -15,24 +15,16 @@ from .grid import Cell, Study
 _T95 = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14]
 _COLORS = ("#444444", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#f0e442")
 
-Values = Mapping[tuple[str, str], Sequence[float]]  # (variant, amount) -> one value for each seed
+Key = tuple[str, str]  # variant, amount
+Values = Mapping[Key, Sequence[float]]  # one for each seed
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds with a 95 % interval of Student's t; one seed has no interval."""
+    """A mean over seeds with its 95 % interval; None where no cell has a second seed."""
 
     mean: float
     half: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
-        """Returns the interval of values that vary with the seed."""
-        count = len(values)
-        if count < 2:
-            return cls(values[0], None)
-        t = _T95[min(count - 2, len(_T95) - 1)]
-        return cls(statistics.mean(values), t * statistics.stdev(values) / sqrt(count))
 
     @property
     def sign(self) -> int:
@@ -43,6 +35,20 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.mean:.1f}" + ("" if self.half is None else f" ± {self.half:.1f}")
+
+
+def intervals(cells: Mapping[Key, Sequence[float]]) -> dict[Key, Interval]:
+    """Returns the mean of each cell, with an interval from what all cells vary with the seed.
+
+    Two or three seeds say little of how much one cell varies; all cells together say more. So their
+    variances are pooled, as in a one-way analysis of variance, before Student's t is applied.
+    """
+    freedom = sum(len(values) - 1 for values in cells.values())
+    if not freedom:
+        return {key: Interval(values[0], None) for key, values in cells.items()}
+    squares = sum((len(v) - 1) * statistics.variance(v) for v in cells.values() if len(v) > 1)
+    half = _T95[min(freedom, len(_T95)) - 1] * sqrt(squares / freedom)
+    return {key: Interval(statistics.mean(v), half / sqrt(len(v))) for key, v in cells.items()}
 
 
 class Report:
@@ -80,9 +86,9 @@ class Report:
     def to_markdown(self) -> str:
         """Returns the report: what was run, one table for each metric and budget, and words."""
         lines = [
-            f"Seeds: {self.study.seeds}. Mean and 95 % interval over seeds (Student's t); in "
-            f"brackets the difference to {self.study.baseline} of the same seed, and its interval. "
-            "**Bold**: that interval excludes 0.",
+            f"Seeds: {self.study.seeds}. Mean and 95 % interval over seeds (Student's t, variances "
+            f"pooled over a table); in brackets the gain over {self.study.baseline} at the same "
+            "seed, and its interval. **Bold**: that interval excludes 0.",
             "",
         ]
         for title, names in self.study.metrics.items():
@@ -98,11 +104,12 @@ class Report:
             for name, steps in self.steps[budget].items()
         ]
         rows = ["| data | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+        means, gains = intervals(values), intervals(differences(values, self.study.baseline))
         for amount in self.study.amounts:
-            cells = [str(Interval.of(values[self.study.baseline, amount]))]
+            cells = [str(means[self.study.baseline, amount])]
             for variant in list(self.study.variants)[1:]:
-                gain = difference(values, variant, self.study.baseline, amount)
-                cell = f"{Interval.of(values[variant, amount])} ({'+' * (gain.mean >= 0)}{gain})"
+                gain = gains[variant, amount]
+                cell = f"{means[variant, amount]} ({'+' * (gain.mean >= 0)}{gain})"
                 cells.append(f"**{cell}**" if gain.sign else cell)
             rows.append(f"| {amount} | " + " | ".join(cells) + " |")
         return rows
@@ -113,9 +120,10 @@ class Report:
             return ["One seed has no interval, so nothing is said of who is ahead."]
         baseline, amounts = self.study.baseline, list(self.study.amounts)
         goal = statistics.mean(values[baseline, amounts[-1]])
+        gains = intervals(differences(values, baseline))
         lines = []
         for variant in list(self.study.variants)[1:]:
-            signs = {a: difference(values, variant, baseline, a).sign for a in amounts}
+            signs = {a: gains[variant, a].sign for a in amounts}
             places = {
                 word: [a for a in amounts if signs[a] == sign]
                 for word, sign in (("ahead", 1), ("not told apart", 0), ("behind", -1))
@@ -142,9 +150,9 @@ class Report:
         )
         amounts = list(self.study.amounts)
         for panel, budget in zip(panels[0], self.steps, strict=True):
-            values = self.values(budget, names)
+            means = intervals(self.values(budget, names))
             for i, variant in enumerate(self.study.variants):
-                found = [Interval.of(values[variant, amount]) for amount in amounts]
+                found = [means[variant, amount] for amount in amounts]
                 shift = 0.04 * (i - (len(self.study.variants) - 1) / 2)  # bars side by side
                 panel.errorbar(
                     [place + shift for place in range(len(amounts))],
@@ -167,7 +175,12 @@ class Report:
         pyplot.close(figure)
 
 
-def difference(values: Values, variant: str, baseline: str, amount: str) -> Interval:
-    """Returns the gain of a variant over the baseline, seed by seed."""
-    pairs = zip(values[variant, amount], values[baseline, amount], strict=True)
-    return Interval.of([ours - theirs for ours, theirs in pairs])
+def differences(values: Values, baseline: str) -> Values:
+    """Returns the gains of all other variants over the baseline, seed by seed."""
+    return {
+        (variant, amount): [
+            ours - theirs for ours, theirs in zip(found, values[baseline, amount], strict=True)
+        ]
+        for (variant, amount), found in values.items()
+        if variant != baseline
+    }
