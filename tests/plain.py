@@ -123,6 +123,28 @@ def both_ways(images, texts, scale):
     return (info_nce(images, texts, scale) + info_nce(texts, images, scale)) / 2
 
 
+def nt_xent(first, second, temperature):
+    """Equation 1 of SimCLR: each of the 2 N vectors against the 2 N - 1 others."""
+    vectors = [*first, *second]
+    losses = []
+    for i, vector in enumerate(vectors):
+        others = [j for j in range(len(vectors)) if j != i]
+        logits = [dot(vector, vectors[j]) / temperature for j in others]
+        partner = (i + len(first)) % len(vectors)
+        losses.append(cross_entropy(logits, others.index(partner)))
+    return mean(losses)
+
+
+def sigmoid_loss(images, texts, scale, bias):
+    """Algorithm 1 of SigLIP: labels are 1 on the diagonal and -1 elsewhere."""
+    total = 0.0
+    for i, image in enumerate(images):
+        for j, text in enumerate(texts):
+            label = 1 if i == j else -1
+            total -= torch.log(torch.sigmoid(label * (scale * dot(image, text) + bias)))
+    return total / len(images)
+
+
 def batch_norm(layer, rows):
     columns = []
     for j, column in enumerate(zip(*rows, strict=True)):

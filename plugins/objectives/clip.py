@@ -8,7 +8,7 @@ from torch import Tensor
 
 from webssl_toolbox import Features, Need, Objective, Space, Tower
 
-from ._common import attach_pair, contrast, embedded
+from ._common import attach_pair, contrast, embedded, gathered
 
 
 class CLIP(Objective):
@@ -41,8 +41,8 @@ class CLIP(Objective):
 
     def forward(self, features: Features) -> dict[str, Tensor]:
         """Returns ``loss`` and the inverse temperature ``scale``."""
-        images, all_images = embedded(features, [self.image], self.space)
-        texts, all_texts = embedded(features, [self.text], self.space)
+        images = embedded(features, [self.image], self.space)
+        texts = gathered(features, [self.text], self.space)
         scale = features.space(self.space).scale()
-        loss = contrast(images, texts, all_images, all_texts, scale)
+        loss = contrast(images, texts, scale)
         return {"loss": loss.squeeze(), "scale": scale.squeeze()}

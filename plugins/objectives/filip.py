@@ -120,10 +120,11 @@ def offer(tokens: Tensor, share: Tensor, others: Tensor, other_share: Tensor, k:
 def one_way(queries: Tensor, share: Tensor, keys: Tensor) -> Tensor:
     """InfoNCE from scaled ``queries [B, T, D]`` to ``keys [G, k, D]``; returns ``[]``."""
     size, length, _ = queries.shape
-    return in_pieces(
+    pieces = in_pieces(
         lambda piece, offset: _from_rows(queries[piece], share[piece], keys, offset),
         *(size, max(1, ROWS // length)),
-    ).mean()
+    )
+    return torch.cat(pieces).mean()
 
 
 def _from_rows(queries: Tensor, share: Tensor, keys: Tensor, offset: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from webssl_toolbox import Features, Need, Objective, Space, Tower
 
-from ._common import attach_pair, contrast, embedded
+from ._common import attach_pair, contrast, embedded, gathered
 
 
 class MultiView(Objective):
@@ -65,8 +65,8 @@ class MultiView(Objective):
 
     def forward(self, features: Features) -> dict[str, Tensor]:
         """Returns ``loss``, the mean over pairs."""
-        images, all_images = embedded(features, self.images, self.space)
-        texts, all_texts = embedded(features, self.texts, self.space)
+        images = embedded(features, self.images, self.space)
+        texts = gathered(features, self.texts, self.space)
         scale = features.space(self.space).scale()
-        pairs = contrast(images, texts, all_images, all_texts, scale)
+        pairs = contrast(images, texts, scale)
         return {"loss": (pairs * self.kept).sum() / self.count}

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from webssl_toolbox import Features, Need, Objective, Progress, Space, Tower, dist
+from webssl_toolbox import Features, Need, Objective, Progress, Space, Tower
 from webssl_toolbox.compat import full_precision
 
-from ._common import ROWS, attach_pair, contrast, embedded, one_way
+from ._common import ROWS, attach_pair, contrast, embedded, gather_rows, gathered, one_way
 
 
 class NNQueue(Objective):
@@ -70,26 +70,23 @@ class NNQueue(Objective):
 
     def forward(self, features: Features) -> dict[str, Tensor]:
         """Returns ``loss``, 0 until the queue is full, and ``similarity`` to the neighbours."""
-        embeddings, all_embeddings = embedded(features, self.enqueue, self.space)
         said = caption_ids(features, self.enqueue)
-        if not self.rank_local:
-            embeddings, said = all_embeddings, gather_rows(said)
+        if self.rank_local:
+            embeddings = embedded(features, self.enqueue, self.space)
+        else:
+            embeddings, said = gathered(features, self.enqueue, self.space), gather_rows(said)
         self.stage("embedding", embeddings.flatten(0, 1))
         self.stage("caption", said.flatten())
 
-        images, all_images = embedded(features, self.images, self.space)
-        texts = torch.stack([features.embed(need, self.space) for need in self.texts]).detach()
+        images = embedded(features, self.images, self.space)
+        texts = embedded(features, self.texts, self.space).detach()
         asked = caption_ids(features, self.texts)
         near, similarity = neighbours(texts, asked, self.queue, self.captions)
-        all_near = near if dist.world_size() == 1 else gather_rows(near)
-        scale = features.space(self.space).scale()
-        if self.symmetric:
-            loss = contrast(images, near, all_images, all_near, scale).mean()
-        else:
-            loss = one_way(images * scale, all_near).mean()
+        near, scale = gather_rows(near), features.space(self.space).scale()
+        losses = contrast(images, near, scale) if self.symmetric else one_way(images * scale, near)
         # A factor, not an `if`: every rank runs the same collectives, and the host does not wait.
-        full = (self.seen >= self.size).to(loss.dtype).squeeze()
-        return {"loss": loss * full, "similarity": similarity * full}
+        full = (self.seen >= self.size).to(losses.dtype).squeeze()
+        return {"loss": losses.mean() * full, "similarity": similarity * full}
 
     def after_step(self, progress: Progress) -> None:
         """Overwrites the oldest entries with the step's captions, view by view, in rank order."""
@@ -128,8 +125,3 @@ def neighbours(
 def caption_ids(features: Features, needs: Sequence[Need]) -> Tensor:
     """Returns the caption ids of text views, int64 ``[n, B]``."""
     return torch.stack([features.input(f"{need.view}.caption") for need in needs])
-
-
-def gather_rows(x: Tensor) -> Tensor:
-    """Gathers ``[n, B, ...]`` over ranks along the rows, ``[n, G, ...]``."""
-    return dist.gather(x.transpose(0, 1)).transpose(0, 1)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from webssl_toolbox import Features, Need, Objective, Space, Tower
 from webssl_toolbox.norm import SyncBatchNorm
 
+from ._heads import by_view, spread
+
 
 class SimSiam(Objective):
     """Negative cosine between the prediction from one view and the other view's projection.
@@ -72,16 +74,12 @@ class SimSiam(Objective):
         )
 
     def forward(self, features: Features) -> dict[str, Tensor]:
-        """Returns ``loss`` in [-1, 1] and ``std``, which falls towards 0 in a collapse.
-
-        ``std`` is that of unit projections times ``sqrt(dim)``: about 1 when they spread evenly.
-        """
+        """Returns ``loss`` in [-1, 1] and ``std``, which falls towards 0 in a collapse."""
         x = torch.cat([self._embed(features, need) for need in (self.first, self.second)])
         first, second = projected = by_view(self.projector, x)
         to_second, to_first = by_view(self.predictor, torch.cat(projected))
         loss = agreement(to_second, second) + agreement(to_first, first)
-        spread = F.normalize(first.detach().float(), dim=1).std(0).mean() * self.dim**0.5
-        return {"loss": -loss / 2, "std": spread}
+        return {"loss": -loss / 2, "std": spread(first)}
 
     def _embed(self, features: Features, need: Need) -> Tensor:
         pooled = features[need].pooled
@@ -91,20 +89,6 @@ class SimSiam(Objective):
             return features.embed(need, self.space)
         projected: Tensor = features.space(self.space).project[need.tower](pooled)
         return projected
-
-
-def by_view(layers: nn.Sequential, x: Tensor) -> list[Tensor]:
-    """Runs two views, joined in ``x`` ``[2 B, C]``, and returns both ``[B, C']``.
-
-    Each view has its own batch statistics, yet every linear map reads its weights once for both,
-    and writes their gradient once: at usual batch sizes, that is most of what such a head costs.
-    """
-    for layer in layers:
-        if isinstance(layer, SyncBatchNorm | nn.BatchNorm1d):
-            x = torch.cat([layer(view) for view in x.chunk(2)])
-        else:
-            x = layer(x)
-    return list(x.chunk(2))
 
 
 def agreement(prediction: Tensor, target: Tensor) -> Tensor:
