@@ -80,6 +80,7 @@ def split(features, labels=None, captions=None, classes=(), embeddings=None):
         torch.tensor([-1] * count if labels is None else labels),
         [""] * count if captions is None else captions,
         classes,
+        range(count),
     )
 
 
@@ -333,8 +334,8 @@ def test_evaluation_prefixes_skips_and_caches(monkeypatch, caplog):
     model = FakeEncoder()
     with caplog.at_level(logging.WARNING, "webssl_toolbox"):
         first, second = evaluation.run(model), evaluation.run(model)
-    assert first == second == {"plain/a/top1": 1, "plain_pixels/a/top1": 36}
-    assert all(type(value) is float for value in first.values())
+    assert first == second == ({"plain/a/top1": 1, "plain_pixels/a/top1": 36}, {})
+    assert all(type(value) is float for value in first[0].values())
     assert [r.message for r in caplog.records] == [
         "evaluator lacking is skipped: this model has no tower 'text'"
     ]

@@ -20,15 +20,11 @@ from _arguments import add_cfg_options
 from _sheet import (
     AMBER,
     CELL,
-    FAINT,
     GAP,
     GREEN,
     STRIPE,
     TEXT,
     Column,
-    Fonts,
-    Page,
-    Span,
     draw_sheet,
     fit,
     on_checkerboard,
@@ -42,6 +38,7 @@ from webssl_toolbox.data.views import Context, Pipeline, Views
 from webssl_toolbox.engine.config import load_config
 from webssl_toolbox.engine.dry_run import build_on_meta
 from webssl_toolbox.engine.settings import settings_from
+from webssl_toolbox.evaluation.lettering import FAINT, Fonts, Page, Span
 from webssl_toolbox.registry import DATASETS, VIEWS
 
 

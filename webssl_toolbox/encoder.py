@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,15 @@ from torch import Tensor
 from .data.collate import Tokens, collate
 from .data.loader import to_device
 from .data.rng import sample_rng
-from .data.sample import Dataset, Sample
+from .data.sample import Dataset, Sample, UnreadableSample
 from .data.views import Context, Pipeline
+from .features import Features, encode, plan
+from .objective import Objective
 from .pretrainer import Pretrainer
 from .registry import DATASETS
 from .towers import Encoding, Tower, encode_batch
+
+logger = logging.getLogger("webssl_toolbox")
 
 Image = np.ndarray | str | Path
 TEMPLATES = ("{}",)
@@ -32,7 +37,7 @@ class MissingPart(ValueError):
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """A whole dataset through the image tower.
+    """A whole dataset through the image tower, without the samples that cannot be read.
 
     Attributes:
         features: ``[N, width]``, the tower's pooled output.
@@ -40,6 +45,7 @@ class EncodedSplit:
         labels: int64 ``[N]``.
         captions: the first caption of each sample, ``""`` where there is none.
         classes: class names in label order.
+        indices: each row's place in the dataset.
     """
 
     features: Tensor
@@ -47,6 +53,7 @@ class EncodedSplit:
     labels: Tensor
     captions: list[str]
     classes: Sequence[str]
+    indices: Sequence[int]
 
 
 class Encoder:
@@ -97,7 +104,7 @@ class Encoder:
 
     def encode_text(self, texts: Sequence[str] | str) -> Tensor:
         """Embeds strings in the joint space, unit vectors ``[N, dim]``."""
-        tower = self._tower(self.text)
+        tower = self.tower(self.text)
         texts = [texts] if isinstance(texts, str) else list(texts)
         ids = [tower.tokenizer.encode(text) for text in texts]
         pooled = []
@@ -145,12 +152,12 @@ class Encoder:
             dataset: Dataset = DATASETS.create(cfg, "dataset")
             labels: list[int] = []
             captions: list[str] = []
+            indices: list[int] = []
 
             def stream() -> Iterator[Sample]:
                 """Loads one sample after the other: their images need not fit into memory."""
-                for i in range(len(dataset)):
-                    # From a fixed generator: an evaluation is the same every time.
-                    sample = dataset.load(i, sample_rng(0, 0, i, "test"))
+                for i, sample in load_samples(dataset, range(len(dataset))):
+                    indices.append(i)
                     labels.append(sample.label)
                     captions.append(sample.captions[0] if sample.captions else "")
                     yield sample
@@ -166,6 +173,7 @@ class Encoder:
                 torch.tensor(labels),
                 captions,
                 dataset.classes,
+                indices,
             )
         return self._splits[key]
 
@@ -173,29 +181,79 @@ class Encoder:
         """Drops encoded datasets: the weights have changed."""
         self._splits.clear()
 
-    # ------------------------------------------------------------------------------------------
+    # -- what objectives see -------------------------------------------------------------------
 
-    def _features(self, samples: Iterator[Sample]) -> Tensor:
-        tower = self._tower(self.image)
-        pooled = []
-        drawn = (self.view.draw(s, sample_rng(0, 0, i)) for i, s in enumerate(samples))
-        for batch in _batches(drawn, self.batch_size):
-            inputs = self.view.finish(to_device(collate(batch), self._device()))
-            pooled.append(self._run(tower, inputs).pooled.float().cpu())
-        return torch.cat(pooled)
+    def prepare(self, samples: Iterable[Sample]) -> Tensor:
+        """Returns the images of samples as the image tower reads them, ``[N, 3, S, S]``."""
+        return self._finish([self.view.draw(s, sample_rng(0, 0, i)) for i, s in enumerate(samples)])
 
-    def _run(self, tower: Tower, data: Tensor, length: Tensor | None = None) -> Encoding:
-        with self._evaluating():
-            return encode_batch(tower, data.to(self._device()), length)
+    def pixels(self, prepared: Tensor) -> np.ndarray:
+        """Undoes the normalisation of ``test_view``.
+
+        Args:
+            prepared: ``[N, 3, S, S]``, as ``prepare`` returns them or a decoder paints them.
+
+        Returns:
+            uint8 ``[N, S, S, 3]``; values outside of what a picture can show are clipped.
+        """
+        # What the view makes of black and of white gives its scale, whatever its steps are.
+        extremes = [Sample(np.full((8, 8, 3), level, np.uint8)) for level in (0, 255)]
+        black, white = self.prepare(extremes)[..., :1, :1]
+        images = (prepared - black) / (white - black) * 255
+        return images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    def tower(self, name: str) -> Tower:
+        """Returns a tower; raises MissingPart where there is none."""
+        if name not in self.model.towers:
+            raise MissingPart(
+                f"this model has no tower {name!r}; it has {_names(self.model.towers)}"
+            )
+        return self.model.towers[name]  # type: ignore[return-value]
+
+    def objective(self, name: str) -> Any:
+        """Returns an objective with what it learned; raises MissingPart where there is none."""
+        if name not in self.model.objectives:
+            raise MissingPart(
+                f"this model has no objective {name!r}; it has {_names(self.model.objectives)}"
+            )
+        return self.model.objectives[name]
+
+    def features(self, objective: Objective, inputs: Mapping[str, Tensor]) -> Features:
+        """Encodes what one objective needs, as a training step does; call it in ``evaluating``."""
+        inputs = to_device(dict(inputs), self._device())
+        towers: dict[str, Tower] = dict(self.model.towers.items())  # type: ignore[arg-type]
+        spaces: dict[str, Any] = dict(self.model.spaces.items())
+        return Features(encode(plan([objective]), towers, inputs), spaces, inputs)
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode, without gradients."""
         was_training = self.model.training
         self.model.eval()
         try:
-            yield
+            with torch.no_grad():  # an objective may keep what it computes, such as positions
+                yield
         finally:
             self.model.train(was_training)
+
+    # ------------------------------------------------------------------------------------------
+
+    def _features(self, samples: Iterator[Sample]) -> Tensor:
+        tower = self.tower(self.image)
+        pooled = []
+        drawn = (self.view.draw(s, sample_rng(0, 0, i)) for i, s in enumerate(samples))
+        for batch in _batches(drawn, self.batch_size):
+            pooled.append(self._run(tower, self._finish(batch)).pooled.float().cpu())
+        if not pooled:
+            raise ValueError("there is no image to encode, or none that can be read")
+        return torch.cat(pooled)
+
+    def _finish(self, drawn: list[dict[str, Any]]) -> Tensor:
+        return self.view.finish(to_device(collate(drawn), self._device()))
+
+    def _run(self, tower: Tower, data: Tensor, length: Tensor | None = None) -> Encoding:
+        with self.evaluating():
+            return encode_batch(tower, data.to(self._device()), length)
 
     def _joint(self, pooled: Tensor, tower: str) -> Tensor:
         space = self._space()
@@ -203,18 +261,11 @@ class Encoder:
             raise MissingPart(
                 f"no objective embeds the tower {tower!r} in the space {self.space!r}"
             )
-        with self._evaluating(), torch.inference_mode():
+        with self.evaluating():
             return space(pooled.to(self._device()), tower).float().cpu()
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-    def _tower(self, name: str) -> Tower:
-        if name not in self.model.towers:
-            raise MissingPart(
-                f"this model has no tower {name!r}; it has {_names(self.model.towers)}"
-            )
-        return self.model.towers[name]  # type: ignore[return-value]
 
     def _space(self) -> Any:
         if self.space not in self.model.spaces:
@@ -222,6 +273,18 @@ class Encoder:
                 f"this model has no space {self.space!r}; it has {_names(self.model.spaces)}"
             )
         return self.model.spaces[self.space]
+
+
+def load_samples(dataset: Dataset, indices: Iterable[int]) -> Iterator[tuple[int, Sample]]:
+    """Yields samples with their indices; one that cannot be read is left out, with a warning.
+
+    From a fixed generator: an evaluation is the same every time.
+    """
+    for i in indices:
+        try:
+            yield i, dataset.load(i, sample_rng(0, 0, i, "test"))
+        except UnreadableSample as error:
+            logger.warning("left out of the evaluation: %s", error)
 
 
 def _names(modules: Any) -> str:

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from webssl_toolbox.data.rng import sample_rng
 from webssl_toolbox.data.sample import Dataset
-from webssl_toolbox.encoder import Encoder
+from webssl_toolbox.encoder import Encoder, load_samples
 from webssl_toolbox.registry import DATASETS
 
 from ._common import (
@@ -79,8 +78,7 @@ class PixelNeighbour:
         """Returns unit vectors ``[N, size * size * 3]`` and class numbers ``[N]``."""
         dataset: Dataset = DATASETS.create(cfg, where)
         vectors, labels = [], []
-        for index in range(len(dataset)):
-            sample = dataset.load(index, sample_rng(0, 0, index, "test"))
+        for _, sample in load_samples(dataset, range(len(dataset))):
             if sample.image is not None:
                 vectors.append(pixel_vector(sample.image, self.size))
                 labels.append(sample.label)

@@ -20,6 +20,7 @@ from ..compat import data_parallel
 from ..data import loader
 from ..data.views import Context, Views
 from ..encoder import Encoder
+from ..evaluation import pictures
 from ..evaluation.runner import Evaluation
 from ..evaluation.table import headlines, to_markdown, to_rich
 from ..objective import Progress
@@ -179,8 +180,9 @@ class Runner:
         """Runs the evaluators on the first rank; all ranks wait. Metrics are in percent."""
         with self._paused():
             if dist.rank() == 0 and self.encoder is not None:
-                self.metrics = self.evaluation.run(self.encoder)
+                self.metrics, drawn = self.evaluation.run(self.encoder)
                 self._write(self.metrics)
+                self._show(drawn)
                 for line in headlines(self.metrics):
                     self.reporter.say(f"step {self.iter}  {line}")
             dist.barrier()
@@ -294,6 +296,12 @@ class Runner:
             self.file.write(self.iter, values)
             for backend in self.backends:
                 backend.add_scalars(values, step=self.iter)
+
+    def _show(self, drawn: pictures.Pictures) -> None:
+        pictures.save(drawn, self.work_dir / "pictures", self.iter)
+        for backend in self.backends:
+            for name, picture in drawn.items():
+                backend.add_image(pictures.dashed(name), picture, step=self.iter)
 
     def _close_reports(self) -> None:
         self.reporter.close()
