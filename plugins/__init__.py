@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 # One line each: the name that a config writes, and where the class lives.
 OBJECTIVES = {
     "CLIP": "clip:CLIP",
+    "SigLIP": "siglip:SigLIP",
     "MultiView": "multi_view:MultiView",
     "SimSiam": "simsiam:SimSiam",
+    "SimCLR": "simclr:SimCLR",
     "MLM": "mlm:MLM",
     "NNQueue": "nn_queue:NNQueue",
     "FILIP": "filip:FILIP",
+    "MAE": "mae:MAE",
+    "MAEText": "mae_text:MAEText",
 }
 BACKBONES = {
     "CLIPResNet": "clip_resnet:CLIPResNet",
@@ -28,18 +32,24 @@ BACKBONES = {
     "TransformersImage": "transformers_image:TransformersImage",
     "TransformersText": "transformers_text:TransformersText",
     "BERT": "bert:BERT",
+    "Fusion": "fusion:Fusion",
+}
+SPACES = {
+    "MaskDecoder": "mask_decoder:MaskDecoder",
 }
 DATASETS = {
     "Emoji": "emoji:Emoji",
     "ImageFolder": "folder:ImageFolder",
     "ImageTextList": "image_text:ImageTextList",
     "CocoCaptions": "coco:CocoCaptions",
+    "Concat": "concat:Concat",
 }
 VIEWS = {
     "Caption": "text:Caption",
     "EDA": "eda:EDA",
     "Tokenize": "text:Tokenize",
     "MaskTokens": "text:MaskTokens",
+    "DropTokens": "text:DropTokens",
     "Background": "image:Background",
     "RandomResizedCrop": "image:RandomResizedCrop",
     "ResizeCenterCrop": "image:ResizeCenterCrop",
@@ -57,6 +67,9 @@ EVALUATORS = {
     "Retrieval": "retrieval:Retrieval",
     "KNN": "knn:KNN",
     "PixelNeighbour": "pixels:PixelNeighbour",
+    "Reconstructions": "reconstructions:Reconstructions",
+    "Neighbours": "neighbours:Neighbours",
+    "RetrievalGrid": "retrieval_grid:RetrievalGrid",
 }
 
 
@@ -66,6 +79,7 @@ def webssl_register(registries: Registries) -> None:
     for shelf, room, entries in (
         (registries.objectives, "objectives", OBJECTIVES),
         (registries.towers, "backbones", BACKBONES),
+        (registries.spaces, "backbones", SPACES),
         (registries.datasets, "datasets", DATASETS),
         (registries.views, "views", VIEWS),
         (registries.evaluators, "evaluators", EVALUATORS),

@@ -11,6 +11,10 @@ REGNET = dict(
     type="RegNetY", depths=(1, 1, 1, 1), widths=(8, 8, 16, 16), group_width=8, input_size=32
 )
 BERT = dict(type="BERT", width=16, depth=2, heads=2, vocab_size=600)
+FUSION = dict(
+    type="Fusion", patch_size=8, width=16, depth=2, heads=2, input_size=16, vocab_size=600
+)
+DECODER = dict(decoder=dict(type="MaskDecoder", dim=12, depth=1, heads=2))
 JOINT = dict(joint=dict(type="JointSpace", dim=8))
 TOKENS = dict(tokens=dict(type="JointSpace", dim=8, bias=True))
 TOWERS = dict(image=RESNET, text=TEXT)
@@ -27,6 +31,20 @@ OBJECTIVES = {
     "clip_bert": one("clip", dict(image=VIT, text=BERT), type="CLIP"),
     "flip": one("clip", dict(image=VIT, text=TEXT), type="CLIP", keep="v1_keep"),
     "multi_view": one("multi_view", type="MultiView"),
+    "siglip": one("siglip", type="SigLIP"),
+    "simclr": one("simclr", dict(image=RESNET), {}, type="SimCLR", dim=6, hidden=8),
+    "simclr_vit": one("simclr", dict(image=VIT), {}, type="SimCLR", dim=6, hidden=16),
+    # One weak view for the captions, two strong ones for each other.
+    "slip": Case(
+        dict(
+            towers=dict(image=VIT, text=TEXT),
+            spaces=JOINT,
+            objectives=dict(
+                clip=dict(type="CLIP"),
+                simclr=dict(type="SimCLR", views=("v2", "v3"), dim=6, hidden=8),
+            ),
+        )
+    ),
     "simsiam": one("simsiam", type="SimSiam", dim=16, hidden=8),
     "simsiam_joint": one("simsiam", type="SimSiam", dim=16, hidden=8, space="joint"),
     # Some rows have fewer tokens than the six that each offers: all four patches, short captions.
@@ -36,6 +54,26 @@ OBJECTIVES = {
     "mlm": one("mlm", type="MLM"),
     "mlm_bidirectional": one("mlm", dict(text=TEXT | dict(causal=False, pool="mean")), type="MLM"),
     "mlm_bert": one("mlm", dict(text=BERT | dict(pool="mean")), type="MLM"),
+    "mae": one("mae", dict(image=VIT), DECODER, type="MAE"),
+    "mae_mean": one("mae", dict(image=VIT | dict(pool="mean")), DECODER, type="MAE"),
+    "mae_clip": Case(
+        dict(
+            towers=dict(image=VIT, text=TEXT),
+            spaces=JOINT | DECODER,
+            objectives=dict(mae=dict(type="MAE"), clip=dict(type="CLIP")),
+        )
+    ),
+    "m3ae": Case(
+        dict(
+            towers=dict(fusion=FUSION),
+            spaces=DECODER,
+            objectives=dict(
+                mae=dict(type="MAE", tower="fusion", text="text_mae"),
+                mae_text=dict(type="MAEText", weight=0.5),
+            ),
+        )
+    ),
+    "mae_text": one("mae_text", dict(fusion=FUSION), DECODER, type="MAEText", view=None),
     # As large as a batch: full after the first step, and overwritten whole by each. Neighbours
     # teach the image tower alone, so something else must train the text tower.
     "nn_queue": Case(
@@ -67,9 +105,10 @@ TOY = Case(
             image=VIT | dict(layer_scale=0.1, registers=1),
             image_ema=dict(type="EMA", of="towers.image", momentum=0.9),
             text=TEXT,
-            fusion=dict(type="ToyFusion"),
+            fusion=FUSION,
         ),
         spaces=JOINT
+        | DECODER
         | dict(
             proto=dict(type="Prototypes"),
             proto_ema=dict(type="EMA", of="spaces.proto", momentum=0.9),
@@ -78,9 +117,10 @@ TOY = Case(
             dino=dict(type="ToyDINO"),
             ibot=dict(type="ToyIBOT"),
             koleo=dict(type="ToyKoLeo", weight=0.1),
-            mae=dict(type="ToyMAE"),
+            mae=dict(type="MAE"),
             flip=dict(type="CLIP", keep="v1_keep"),
-            m3ae=dict(type="ToyM3AE"),
+            m3ae=dict(type="MAE", tower="fusion", text="text_mae"),
+            m3ae_text=dict(type="MAEText"),
         ),
     ),
     sizes=dict(l1=8, l2=8),

@@ -83,14 +83,14 @@ def test_each_input_of_a_tower_is_a_column(cfg, monkeypatch):
     keep, block = dict(type="RandomKeep", ratio=0.3), dict(type="BlockMask", prob=1)
     views = {name: IMAGE for name in ("v1", "g1", "g2", "l1", "l2", "unused")} | dict(text=TEXT)
     views |= dict(g1_mask=[block], g2_mask=[block], v1_keep=[keep])
-    views |= dict(fused_keep=[keep | dict(tower="fusion")])
+    views |= dict(text_mae=[*TEXT, dict(type="DropTokens")])
     cfg["train_dataloader"]["views"], cfg["model"] = views, cases.TOY.model
     columns = drawn(cfg, monkeypatch)
     assert list(columns) == [
         ("sample", "captions"),
-        *[("v1", "fused_keep"), ("v1", "v1_keep")],
-        *[("g1", "pixels"), ("g1", "g1_mask"), ("g2", "pixels"), ("g2", "g2_mask")],
-        *[("l1", "pixels"), ("l2", "pixels"), ("text", "predicted")],
+        *[("v1", "v1_keep"), ("g1", "pixels"), ("g1", "g1_mask")],
+        *[("g2", "pixels"), ("g2", "g2_mask"), ("l1", "pixels"), ("l2", "pixels")],
+        *[("text", "predicted"), ("text_mae", "predicted")],
     ]
     whole, masked = (np.asarray(columns["g1", note][0]) for note in ("pixels", "g1_mask"))
     share = (whole == masked).all(2).mean()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -50,6 +50,8 @@ def segment(need: Need, inputs: Mapping[str, Tensor]) -> Segment:
             length=inputs.get(f"{view}.length"),
             keep=inputs[keep] if keep else None,
             mask=inputs[mask] if mask else None,
+            kept=inputs.get(f"{keep}.length") if keep else None,
+            present=inputs.get(f"{view}.present"),
         )
         for view, keep, mask in need.parts
     )
@@ -70,7 +72,7 @@ class Features:
         inputs: Mapping[str, Tensor],
     ) -> None:
         self._encodings, self._spaces, self._inputs = encodings, spaces, inputs
-        self._memo: dict[Any, Tensor] = {}
+        self._memo: dict[Hashable, Any] = {}
 
     def __getitem__(self, need: Need) -> Encoding:
         return self._encodings[need]
@@ -89,18 +91,22 @@ class Features:
         """Returns a shared space, to map tokens of one's own choice."""
         return self._spaces[name]
 
+    def segment(self, need: Need) -> Segment:
+        """Returns what the tower was given for ``need``."""
+        return segment(need, self._inputs)
+
     def embed(self, need: Need, space: str) -> Tensor:
         """Returns the pooled encoding in ``space``, ``[B, dim]``; unit length in a JointSpace."""
-        key = (need, space)
-        if key not in self._memo:
-            self._memo[key] = self._spaces[space](self[need].pooled, need.tower)
-        return self._memo[key]
+        return self.once((need, space), lambda: self._spaces[space](self[need].pooled, need.tower))
 
     def gathered(self, need: Need, space: str) -> Tensor:
         """Returns ``embed`` over all ranks, with gradient, ``[world_size * B, dim]``."""
-        key = (need, space, "gathered")
+        return self.once((need, space, "gathered"), lambda: dist.gather(self.embed(need, space)))
+
+    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """Returns ``compute()`` of whoever asks first with this key in this step."""
         if key not in self._memo:
-            self._memo[key] = dist.gather(self.embed(need, space))
+            self._memo[key] = compute()
         return self._memo[key]
 
 
@@ -131,7 +137,11 @@ def _rows(segment: Segment, index: int, chunks: int) -> Segment:
         return None if x is None else x.tensor_split(chunks)[index]
 
     parts = tuple(
-        Part(p.view, p.data.tensor_split(chunks)[index], cut(p.length), cut(p.keep), cut(p.mask))
+        Part(
+            p.view,
+            p.data.tensor_split(chunks)[index],
+            *map(cut, (p.length, p.keep, p.mask, p.kept, p.present)),
+        )
         for p in segment.parts
     )
     return Segment(segment.need, parts)

@@ -159,8 +159,9 @@ class Pretrainer(nn.Module):
             ema.update(progress)
 
     def needed_inputs(self) -> frozenset[str]:
-        """Names of the views that the plan reads."""
-        return frozenset().union(*(need.inputs for needs in self.plan.values() for need in needs))
+        """Names of the views that the plan reads; the view ``text`` also makes ``text.keep``."""
+        read = (name for needs in self.plan.values() for need in needs for name in need.inputs)
+        return frozenset(name.partition(".")[0] for name in read)
 
     # ModuleDict loses the types of what it holds; these give them back.
 

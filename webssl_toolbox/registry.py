@@ -192,3 +192,4 @@ MODELS._module_dict.update(
 SPACES._module_dict.update(
     JointSpace="webssl_toolbox.spaces:JointSpace", EMA="webssl_toolbox.ema:EMA"
 )
+VIEWS._module_dict.update(Optional="webssl_toolbox.data.views:Optional")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ class Space(nn.Module):
         """Returns whether encodings of ``tower`` can be mapped."""
         return True
 
-    def forward(self, x: Tensor, tower: str) -> Tensor:
+    def forward(self, x: Any, tower: str) -> Any:
         """Maps ``[..., width]`` of ``tower`` into the space."""
         raise NotImplementedError
 

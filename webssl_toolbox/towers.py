@@ -21,6 +21,8 @@ class Part:
         length: int64 ``[B]`` on the CPU, valid tokens of each row; None for images.
         keep: int64 ``[B, K]``, the patches or tokens to encode, ascending; None for all.
         mask: bool ``[B, N]``, those to replace by the mask token; None for none.
+        kept: int64 ``[B]`` on the CPU, how many of a row's ``keep`` count; None for all of them.
+        present: bool ``[B]`` on the CPU, false where a row lacks this view; None for none.
     """
 
     view: str
@@ -28,6 +30,8 @@ class Part:
     length: Tensor | None = None
     keep: Tensor | None = None
     mask: Tensor | None = None
+    kept: Tensor | None = None
+    present: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,11 @@ class Tower(nn.Module):
     def num_patches(self, size: int | None = None) -> int:
         """Returns the number of patches of a ``size`` x ``size`` image (default: input_size)."""
         raise ValueError(f"{type(self).__name__} has no patches, so views of it cannot be masked")
+
+
+def is_text(view: str) -> bool:
+    """Tells a view of captions by its name: ``text``, ``text_aug`` ..."""
+    return view.startswith("text")
 
 
 def refuse_patches(tower: Tower, needs: frozenset[Need]) -> None:

@@ -9,7 +9,7 @@ Parameters are named as in timm (``blocks.0.attn.qkv.weight``), so its checkpoin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,6 +63,43 @@ def join_masks(parts: list[Part]) -> Tensor | None:
         return None
     none = torch.zeros_like(masks[0][:1])
     return join([none.expand(len(p.data), -1) if p.mask is None else p.mask for p in parts])
+
+
+def real_tokens(
+    count: Tensor | None, present: Tensor | None, columns: int, device: torch.device
+) -> Tensor | None:
+    """Tells tokens from padding, without waiting for the device.
+
+    Args:
+        count: int64 ``[B]`` on the CPU, tokens of each row; None for all columns.
+        present: bool ``[B]`` on the CPU, rows that have any; None for all.
+        columns: of the padded tokens.
+        device: of the result.
+
+    Returns:
+        Bool ``[B, columns]``, false on padding; None where there is none.
+    """
+    if present is not None:
+        count = present * (columns if count is None else count)
+    if count is None or int(count.min()) == columns:
+        return None
+    column = torch.arange(columns, device=device)
+    return column < count.to(device, non_blocking=True)[:, None]
+
+
+def join_real(masks: Sequence[Tensor | None], rows: int, sizes: Sequence[int]) -> Tensor | None:
+    """Joins what ``real_tokens`` gave for the parts of a sequence, ``[rows, sum(sizes)]``."""
+    given = [mask for mask in masks if mask is not None]
+    if not given:
+        return None
+    every = given[0].new_ones(rows, 1)
+    parts = zip(masks, sizes, strict=True)
+    return torch.cat([every.expand(-1, n) if mask is None else mask for mask, n in parts], dim=1)
+
+
+def keys(real: Tensor | None) -> Tensor | None:
+    """Returns the mask of a ``Group`` whose first token counts, before tokens ``real [B, T]``."""
+    return None if real is None else F.pad(real, (1, 0), value=True)[:, None, None]
 
 
 def pack(groups: list[Tensor]) -> Tensor:
@@ -227,12 +264,20 @@ def sincos_positions(height: int, width: int, channels: int) -> Tensor:
     """
     if channels % 4:
         raise ValueError(f"sine-cosine positions need a width divisible by 4, not {channels}")
-    quarter = channels // 4
-    omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
-    row, column = (torch.arange(n, dtype=torch.float64)[:, None] * omega for n in (height, width))
-    by_row, by_column = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in (row, column))
+    by_row, by_column = (sincos_line(n, channels // 2) for n in (height, width))
     grid = [by_column.expand(height, -1, -1), by_row[:, None].expand(-1, width, -1)]
-    return torch.cat(grid, dim=2).flatten(0, 1).to(torch.get_default_dtype())
+    return torch.cat(grid, dim=2).flatten(0, 1)
+
+
+def sincos_line(length: int, channels: int) -> Tensor:
+    """Returns the fixed sine-cosine embedding of a line ``[length, channels]`` (1706.03762, 3.5).
+
+    All sines come before all cosines, as in MAE.
+    """
+    half = channels // 2
+    omega = 10000.0 ** -(torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * omega
+    return torch.cat([angle.sin(), angle.cos()], dim=1).to(torch.get_default_dtype())
 
 
 def resize_positions(grid: Tensor, size: tuple[int, int]) -> Tensor:

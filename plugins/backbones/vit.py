@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,41 +21,7 @@ from ._common import (
     sincos_positions,
     unpack,
 )
-
-
-@dataclass(frozen=True)
-class Arch:
-    """Sizes of a published model."""
-
-    width: int
-    depth: int
-    heads: int
-    mlp_ratio: float = 4.0
-    ffn: str = "mlp"
-
-
-ARCHS = {
-    "Ti": Arch(192, 12, 3),  # DeiT (arXiv 2012.12877)
-    "S": Arch(384, 12, 6),
-    "B": Arch(768, 12, 12),  # arXiv 2010.11929, table 1
-    "L": Arch(1024, 24, 16),
-    "H": Arch(1280, 32, 16),
-    "g": Arch(1408, 40, 16, 48 / 11),  # arXiv 2106.04560, table 2
-    "G": Arch(1664, 48, 16, 64 / 13),
-    "g-dinov2": Arch(1536, 40, 24, ffn="swiglu"),  # arXiv 2304.07193, table 17
-}
-
-
-class PatchEmbed(nn.Module):
-    """A linear map of patches, whose weight has the shape of timm's convolution."""
-
-    def __init__(self, patch_size: int, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, width, patch_size, patch_size)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """Maps ``[B, N, 3 * patch_size ** 2]`` to ``[B, N, width]``."""
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+from ._patches import ARCHS, PatchEmbed
 
 
 class ViT(Tower):
@@ -135,8 +99,8 @@ class ViT(Tower):
         self.pool = pool
         self.prefix = int(class_token) + registers
 
-        side, _ = self._grid(input_size, input_size)
         self.patch_embed = PatchEmbed(patch_size, width)
+        side, _ = self.patch_embed.grid(input_size, input_size)
         self.patch_embed.requires_grad_(not freeze_patch_embed)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
         self.reg_token = nn.Parameter(torch.empty(1, registers, width)) if registers else None
@@ -177,7 +141,7 @@ class ViT(Tower):
         if self.pos_embed.requires_grad:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         else:
-            side, _ = self._grid(self.input_size, self.input_size)
+            side, _ = self.patch_embed.grid(self.input_size, self.input_size)
             grid = sincos_positions(side, side, self.width)
             prefix = grid.new_zeros(self.pos_embed.shape[1] - len(grid), self.width)
             with torch.no_grad():
@@ -191,7 +155,7 @@ class ViT(Tower):
 
     def num_patches(self, size: int | None = None) -> int:
         size = size or self.input_size
-        height, width = self._grid(size, size)
+        height, width = self.patch_embed.grid(size, size)
         return height * width
 
     def forward(self, segments: list[Segment]) -> list[Encoding]:
@@ -222,19 +186,15 @@ class ViT(Tower):
     def _embed(self, parts: list[Part]) -> Tensor:
         """Returns the tokens ``[B, prefix + patches, width]`` of views that share a shape."""
         images = join([part.data for part in parts])
-        height, width = self._grid(*images.shape[-2:])
-        patches = images.reshape(len(images), 3, height, self.patch_size, width, self.patch_size)
-        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-
+        grid = self.patch_embed.grid(*images.shape[-2:])
         first = self.pos_embed.shape[1] - self.num_patches()  # the class token has a position
-        positions = resize_positions(self.pos_embed[0, first:], (height, width))
+        positions = resize_positions(self.pos_embed[0, first:], grid)
         keep = None
         if parts[0].keep is not None:
             keep = join([part.keep for part in parts if part.keep is not None])
-            patches = patches.gather(1, keep[..., None].expand(-1, -1, patches.shape[2]))
             positions = F.embedding(keep, positions)
 
-        x = self.patch_embed(patches)
+        x = self.patch_embed(images, keep)
         mask = join_masks(parts)
         if mask is not None:
             if self.mask_token is None:
@@ -249,11 +209,3 @@ class ViT(Tower):
         if self.reg_token is not None:
             prefix.append(self.reg_token)
         return torch.cat([*(token.expand(len(x), -1, -1) for token in prefix), x], dim=1)
-
-    def _grid(self, height: int, width: int) -> tuple[int, int]:
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"images of {height} x {width} pixels do not divide into patches of patch_size="
-                f"{self.patch_size}; change the size of the view (or input_size) to a multiple"
-            )
-        return height // self.patch_size, width // self.patch_size

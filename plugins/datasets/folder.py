@@ -26,24 +26,34 @@ class ImageFolder:
         captions: ``'files'`` reads those of ``photo.jpg`` from ``photo.txt`` beside it, one a line,
             and leaves out images without; ``'folders'`` takes the name of the top-level sub-folder,
             underscores as spaces; ``None`` reads no captions.
+        limit: take at most so many images, evenly spaced: to look at a large folder.
 
     Raises:
-        ValueError: an unknown ``labels`` or ``captions``; at first use, an image outside every
-            class folder.
+        ValueError: an unknown ``labels`` or ``captions``, or a ``limit`` below one; at first use,
+            an image outside every class folder.
         FileNotFoundError: at first use, if there is no such folder, no image in it, or no image
             with a caption file.
     """
 
     synonyms: Mapping[str, Sequence[str]] = {}
 
-    def __init__(self, root: str, labels: str | None = None, captions: str | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        labels: str | None = None,
+        captions: str | None = None,
+        limit: int | None = None,
+    ) -> None:
         if labels not in (None, "folders"):
             raise ValueError(f"ImageFolder: labels={labels!r}; use 'folders' or None")
         if captions not in (None, "files", "folders"):
             raise ValueError(f"ImageFolder: captions={captions!r}; use 'files', 'folders' or None")
+        if limit is not None and limit < 1:
+            raise ValueError(f"ImageFolder: limit must be at least 1, but it is {limit}")
         self.root = root
         self.labels = labels
         self.captions = captions
+        self.limit = limit
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -95,11 +105,11 @@ class ImageFolder:
             )
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return min(len(self._paths), self.limit or len(self._paths))
 
     def load(self, index: int, rng: np.random.Generator) -> Sample:
         """Reads one image with its captions; ``rng`` is not used: a view chooses the caption."""
-        key = self._paths[index]
+        key = self._paths[index * len(self._paths) // len(self)]
         path, folder = os.path.join(self.root, key), key.split("/", 1)[0]
         captions: tuple[str, ...] = ()
         if self.captions == "files":

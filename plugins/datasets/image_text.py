@@ -51,7 +51,7 @@ class ImageTextList:
     Args:
         file: the list; a CSV or TSV names its columns in the first line, and quotes as CSV does.
         root: the folder that relative image paths start from.
-        image: column of the image path.
+        image: column of the image path; None for captions without images.
         caption: column of the caption, or several, best first: ``('title', 'description')``.
         label: column of the label: class indices if every value is an integer, else class names,
             numbered in sorted order. A row without one has label -1.
@@ -69,7 +69,7 @@ class ImageTextList:
         self,
         file: str,
         root: str = ".",
-        image: str = "image",
+        image: str | None = "image",
         caption: str | Sequence[str] = "caption",
         label: str | None = None,
         format: str | None = None,
@@ -95,7 +95,7 @@ class ImageTextList:
             raise FileNotFoundError(
                 f"{self.file}: no such file; it must list images and captions as {self.format}"
             )
-        columns = [self.image, *self.captions, *([] if self.label is None else [self.label])]
+        columns = [name for name in (self.image, *self.captions, self.label) if name is not None]
         rows: _Table
         if self.format == "jsonl":
             rows = _JsonLines(self.file, columns)
@@ -103,7 +103,8 @@ class ImageTextList:
             rows = _Csv(self.file, columns, "\t" if self.format == "tsv" else ",")
         if not len(rows):
             raise ValueError(f"{self.file}: holds no rows, so there is nothing to train on")
-        check_images(self.file, self.root, list(_first_paths(rows, self.image)))
+        if self.image is not None:
+            check_images(self.file, self.root, list(_first_paths(rows, self.image)))
         if self.label is None:
             return rows, None, ()
         return rows, *_number_labels(list(_label_names(rows, self.label)), self.file)
@@ -120,17 +121,19 @@ class ImageTextList:
         """Reads one pair; ``rng`` is not used: which caption is taken is the view's choice."""
         rows, labels, _ = self._index
         row = rows[index]
-        path = row.get(self.image)
-        if not isinstance(path, str) or not path:
-            raise UnreadableSample(f"{self.file}: row {index} has no {self.image!r}")
+        label = -1 if labels is None else int(labels[index])
         cells = [row.get(column) for column in self.captions]
         found = [text for cell in cells for text in (cell if isinstance(cell, list) else [cell])]
         texts = tuple(text for text in found if isinstance(text, str) and text.strip())
         if not texts:
             columns = ", ".join(map(repr, self.captions))
             raise UnreadableSample(f"{self.file}: row {index} has no text in {columns}")
-        pixels = read_image(os.path.join(self.root, path))
-        return Sample(pixels, texts, -1 if labels is None else int(labels[index]), path)
+        if self.image is None:
+            return Sample(None, texts, label, f"row {index}")
+        path = row.get(self.image)
+        if not isinstance(path, str) or not path:
+            raise UnreadableSample(f"{self.file}: row {index} has no {self.image!r}")
+        return Sample(read_image(os.path.join(self.root, path)), texts, label, path)
 
 
 class _JsonLines:

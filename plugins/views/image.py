@@ -62,7 +62,7 @@ class Sized(Transform):
     def bind(self, context: Context) -> None:
         """Takes the size of the image tower's input, unless one was given."""
         if not self.size:
-            size = getattr(context.towers.get("image"), "input_size", None)
+            size = context.input_size()
             if size is None:
                 raise ValueError(
                     f"{type(self).__name__}: give a size, since no image tower has one"

@@ -83,3 +83,26 @@ class MaskTokens(Transform):
         swapped = index[(fate >= 0.8) & (fate < 0.9)]
         ids[swapped] = rng.integers(self.words, size=len(swapped))
         return Tokens(ids, value.caption, index, value.ids[index])
+
+
+class DropTokens(Transform):
+    """Leaves tokens out of the encoder, which an objective then predicts (M3AE, section 3.1).
+
+    The same share of each caption, as MAE does with patches. Start and end always stay, so that no
+    caption is empty; a caption of one word loses it.
+
+    Args:
+        ratio: share of the tokens between start and end that is dropped.
+    """
+
+    def __init__(self, ratio: float = 0.75) -> None:
+        if not 0 < ratio <= 1:
+            raise ValueError(f"DropTokens: ratio is a share in (0, 1], not {ratio}")
+        self.ratio = ratio
+
+    def __call__(self, value: Tokens, sample: Sample, rng: np.random.Generator) -> Tokens:
+        words = len(value.ids) - 2
+        count = min(words, max(1, round(words * self.ratio)))
+        dropped = 1 + np.sort(rng.permutation(words)[:count])
+        kept = np.setdiff1d(np.arange(len(value.ids)), dropped)
+        return Tokens(value.ids, value.caption, dropped, value.ids[dropped], kept)

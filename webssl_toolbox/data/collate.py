@@ -40,12 +40,15 @@ class Tokens:
         caption: stable hash of the caption before augmentation: who said it.
         index: int64 ``[M]``, positions hidden from the encoder (MLM); None for none.
         target: int64 ``[M]``, the true ids there.
+        keep: int64 ``[K]``, ascending: the positions to encode, where the others are dropped; None
+            for all.
     """
 
     ids: np.ndarray
     caption: int
     index: np.ndarray | None = None
     target: np.ndarray | None = None
+    keep: np.ndarray | None = None
 
     @staticmethod
     def collate(name: str, values: Sequence[Tokens]) -> dict[str, Tensor]:
@@ -53,24 +56,28 @@ class Tokens:
 
         Returns:
             ``name`` ids ``[B, L]``; ``name.length`` ``[B]``; ``name.caption`` ``[B]``; with masks
-            ``name.index`` ``[M]`` into the flattened ``[B * L]`` and ``name.target`` ``[M]``.
+            ``name.index`` ``[M]`` into the flattened ``[B * L]`` and ``name.target`` ``[M]``; where
+            tokens are dropped ``name.keep`` ``[B, K]`` and ``name.keep.length`` ``[B]``.
         """
-        lengths = [len(v.ids) for v in values]
-        longest = max(lengths)
-        ids = np.zeros((len(values), longest), dtype=np.int64)
-        for row, value in zip(ids, values, strict=True):
-            row[: len(value.ids)] = value.ids
-        out = {
-            name: torch.from_numpy(ids),
-            f"{name}.length": torch.tensor(lengths),
-            f"{name}.caption": torch.tensor([v.caption for v in values]),
-        }
+        out = _padded(name, [v.ids for v in values])
+        out[f"{name}.caption"] = torch.tensor([v.caption for v in values])
+        longest = out[name].shape[1]
         if values[0].index is not None:
             index = [v.index + b * longest for b, v in enumerate(values) if v.index is not None]
             target = [v.target for v in values if v.target is not None]
             out[f"{name}.index"] = torch.from_numpy(np.concatenate(index))
             out[f"{name}.target"] = torch.from_numpy(np.concatenate(target))
-        return out
+        kept = [v.keep for v in values if v.keep is not None]
+        return out | (_padded(f"{name}.keep", kept) if kept else {})
+
+
+def _padded(name: str, rows: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    """Returns rows as ``name [B, L]``, zeros on the right, and their lengths."""
+    lengths = [len(row) for row in rows]
+    padded = np.zeros((len(rows), max(lengths)), dtype=np.int64)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
+    return {name: torch.from_numpy(padded), f"{name}.length": torch.tensor(lengths)}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from .sampler import PositionSampler
 from .views import Views
 
 ATTEMPTS = 16
+HOST = (".length", ".present")  # how inputs end that towers plan with
 
 
 class _Drawn(torch.utils.data.Dataset):
@@ -113,6 +114,6 @@ def _quiet(worker: int) -> None:
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Moves a batch; lengths stay on the host, where towers plan with them without waiting."""
     return {
-        key: value if key.endswith(".length") else value.to(device, non_blocking=True)
+        key: value if key.endswith(HOST) else value.to(device, non_blocking=True)
         for key, value in batch.items()
     }

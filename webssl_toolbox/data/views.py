@@ -9,7 +9,7 @@ travel with the sample, so that the device needs no random state and resume need
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..towers import Tower
 from .rng import sample_rng
 from .sample import Dataset, Sample
 
+BLACK = np.zeros((8, 8, 3), dtype=np.uint8)
 RESERVED = ("index", "label", "unreadable")  # inputs that the loader adds to the views
 
 
@@ -37,6 +38,13 @@ class Context:
             raise ValueError(f"the model has no tower {name!r}{nearest(name, self.towers)}")
         return self.towers[name]
 
+    def input_size(self) -> int | None:
+        """Returns the side in pixels that images are encoded at, None where towers disagree."""
+        image = self.towers.get("image")
+        towers = [image] if image else self.towers.values()
+        sizes = {tower.input_size for tower in towers if tower.input_size}
+        return sizes.pop() if len(sizes) == 1 else None
+
 
 class Transform:
     """One step of a view in a worker: ``value = transform(value, sample, rng)``.
@@ -52,6 +60,14 @@ class Transform:
 
     def __call__(self, value: Any, sample: Sample, rng: np.random.Generator) -> Any:
         raise NotImplementedError
+
+
+class Optional(Transform):
+    """First step of a view that some samples lack: lone images among pairs, or lone captions.
+
+    Such a row is filled with a black image or an empty caption, and ``<view>.present`` is false
+    there. Without this step, a sample that lacks the view is an error.
+    """
 
 
 class DeviceTransform:
@@ -128,12 +144,20 @@ class Pipeline:
                 f"train_dataloader.views.{name}: colour, blur and normalisation run batched on the "
                 "device, so they come after every crop and flip; move them to the end of the list"
             )
+        self.optional = bool(self.worker) and isinstance(self.worker[0], Optional)
+        self.worker = self.worker[self.optional :]
         self.reads = self.worker[0].reads if self.worker else "image"
         for step in self.worker:
             step.bind(context)
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
         """Returns the worker's value under the view's name and device parameters as ``name@i``."""
+        out: dict[str, Any] = {}
+        if self.optional:
+            present = sample.image is not None if self.reads == "image" else bool(sample.captions)
+            out[f"{self.name}.present"] = np.bool_(present)
+            if not present:
+                sample = replace(sample, image=BLACK, captions=("",))
         value = None if self.reads == "nothing" else getattr(sample, self.reads)
         for i, step in enumerate(self.worker):
             try:
@@ -143,7 +167,7 @@ class Pipeline:
                     f"view {self.name!r}: step {i}, {type(step).__name__}, cannot take what comes "
                     f"before it, a {type(value).__name__} ({error}); check the order of the steps"
                 ) from error
-        out = {self.name: value}
+        out[self.name] = value
         for i, step in enumerate(self.device):
             out[f"{self.name}@{i}"] = step.draw(rng)
         return out

@@ -26,6 +26,7 @@ NAMED = (
     "hooks.",
     "vis_backends.",
 )
+PLAIN = str | int | float | None  # what a variable of a config may hold
 
 
 def load_config(config: str | Path, options: Sequence[str] = ()) -> dict[str, Any]:
@@ -36,16 +37,27 @@ def load_config(config: str | Path, options: Sequence[str] = ()) -> dict[str, An
 
     Args:
         config: what ``find_config`` takes; ``_base_`` in it names the configs that it inherits.
-        options: ``'train_cfg.max_iters=100'`` ...; values are Python literals, else strings.
+        options: ``'train_cfg.max_iters=100'`` ...; values are Python literals, else strings. One
+            that names a plain variable of the files (``'data_root=photos'``) is in force while they
+            run, so that what they derive from it follows.
 
     Raises:
         FileNotFoundError: no such file, or no such plugin.
         ValueError: a syntax error, an override of a path that does not exist, or a None that
             removes nothing.
     """
-    cfg = _read(find_config(config))
-    for option in options:
-        _override(cfg, option)
+    path = find_config(config)
+    pairs = [_pair(option) for option in options]
+    given = {key: value for key, value in pairs if "." not in key and isinstance(value, PLAIN)}
+    cfg = _read(path, given)
+    for name in given.keys() - cfg.keys():
+        if name == "data_root" or name[0] == "_":  # means only what files make of it
+            raise ValueError(
+                f"--cfg-options: {path} has no variable {name}, from which something would follow; "
+                "set what you mean, such as train_dataloader.dataset"
+            )
+    for key, value in pairs:
+        _override(cfg, key, value)
     return cfg
 
 
@@ -77,23 +89,29 @@ def find_config(config: str | Path, folder: Path = Path()) -> Path:
     return path
 
 
-def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Reads one file into what it inherits: dicts are merged, everything else is replaced."""
+def _read(path: Path, given: Mapping[str, Any], heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Reads one file into what it inherits: dicts are merged, everything else is replaced.
+
+    Args:
+        path: the file.
+        given: plain variables that keep these values, whatever files assign to them.
+        heirs: the files that inherit this one.
+    """
     if path.resolve() in heirs:
         raise ValueError(f"{path} inherits itself: take it out of _base_ in {heirs[-1]}")
     try:
         tree = ast.parse(path.read_bytes())
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}; a config is Python") from None
-    base: dict[str, Any] = {}
-    for name in _bases(tree, path):
-        inherited = _read(find_config(name, path.parent), (*heirs, path.resolve()))
-        if shared := base.keys() & inherited.keys():
-            raise ValueError(f"{path}: several of its _base_ have {', '.join(sorted(shared))}")
-        base |= inherited
+    names, heirs = _bases(tree, path), (*heirs, path.resolve())
+    base = _inherited(names, path, given, heirs)
     try:
+        own = _run(tree, path, base, given)
+        if changed := _changed(own, base):  # what the bases derived from these follows
+            base = _inherited(names, path, changed | dict(given), heirs)
+            own = _run(tree, path, base, given)
         cfg = Config(base)
-        cfg.merge_from_dict(_run(tree, path, base), allow_list_keys=False)
+        cfg.merge_from_dict(own, allow_list_keys=False)
     except OSError:
         raise
     except Exception as error:  # a config is a program: it may raise anything
@@ -104,6 +122,32 @@ def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
     merged = cfg.to_dict()
     _check_removals(merged, base, path)
     return merged
+
+
+def _inherited(
+    names: Sequence[str], path: Path, given: Mapping[str, Any], heirs: tuple[Path, ...]
+) -> dict[str, Any]:
+    """Reads the bases of a config."""
+    base: dict[str, Any] = {}
+    for name in names:
+        inherited = _read(find_config(name, path.parent), given, heirs)
+        if shared := base.keys() & inherited.keys():
+            raise ValueError(f"{path}: several of its _base_ have {', '.join(sorted(shared))}")
+        base |= inherited
+    return base
+
+
+def _changed(own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the plain variables of a file that its bases have, too, with another value.
+
+    Helpers (a leading underscore) are those of a file alone.
+    """
+    return {
+        name: value
+        for name, value in own.items()
+        if name in base and name[0] != "_"
+        if isinstance(value, PLAIN) and isinstance(base[name], PLAIN) and value != base[name]
+    }
 
 
 def _bases(tree: ast.Module, path: Path) -> list[str]:
@@ -123,16 +167,31 @@ def _bases(tree: ast.Module, path: Path) -> list[str]:
     return []
 
 
-def _run(tree: ast.Module, path: Path, base: Mapping[str, Any]) -> dict[str, Any]:
+class _Names(dict[str, Any]):
+    """The names of a config while it runs; a plain variable that was given keeps its value."""
+
+    def __init__(self, names: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        super().__init__(names)
+        self.given = given
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self.given and isinstance(value, PLAIN):
+            value = self.given[name]
+        super().__setitem__(name, value)
+
+
+def _run(
+    tree: ast.Module, path: Path, base: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
     """Executes a config, which may read ``_base_.model.towers`` and ``__file__``."""
-    given = {"_base_": ConfigDict(base), "__file__": str(path)}
-    names = dict(given)
+    ours = {"_base_": ConfigDict(base), "__file__": str(path)}
+    names = _Names(ours, given)
     exec(compile(tree, str(path), "exec"), names)
     code = (FunctionType, ModuleType)
     return {
         name: value
         for name, value in names.items()
-        if not (name in given or name.startswith("__") or isinstance(value, code))
+        if not (name in ours or name.startswith("__") or isinstance(value, code))
     }
 
 
@@ -153,17 +212,21 @@ def _is_named(container: str) -> bool:
     return container in NAMED or container.endswith(".splits.")  # those of an evaluator
 
 
-def _override(cfg: dict[str, Any], option: str) -> None:
+def _pair(option: str) -> tuple[str, Any]:
     path, equals, text = option.partition("=")
     if not equals:
         raise ValueError(f"--cfg-options takes key=value, without spaces, not {option!r}")
+    return path, _literal(text)
+
+
+def _override(cfg: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     node: Any = cfg
     for depth, key in enumerate(parents):
         node = _child(node, key, ".".join(parents[: depth + 1]))
     if not isinstance(node, Mapping) or (_is_named(path.removesuffix(last)) and last not in node):
         _child(node, last, path)
-    node[int(last) if isinstance(node, list) else last] = _literal(text)
+    node[int(last) if isinstance(node, list) else last] = value
 
 
 def _child(node: Any, key: str, path: str) -> Any:

@@ -123,6 +123,8 @@ class Settings:
         evaluation: evaluators and when they run.
         hooks: ``{name: dict(type=...)}``, mmengine hooks.
         vis_backends: ``{name: dict(type=...)}``, mmengine's (``TensorboardVisBackend`` ...).
+        data_root: the folder of images that the config's data come from: a variable of config
+            files, from which they derive the datasets.
         seed: of weights, data order and every draw.
         work_dir: where everything is written; ``work_dirs/<config name>`` by default.
     """
@@ -135,6 +137,7 @@ class Settings:
     evaluation: EvaluationCfg = field(default_factory=EvaluationCfg)
     hooks: Dict = field(default_factory=dict)
     vis_backends: Dict = field(default_factory=dict)
+    data_root: str | None = None
     seed: int = 0
     work_dir: str | None = None
 
