@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tools import benchmark
 
 ROWS = 2
-FLOPS = dict(clip=0.83, declip=0.86, declip_clean=0.80, simsiam=1.04)  # of the bound
-CALLS = dict(clip=1640, declip=2140, declip_clean=2140, simsiam=1520)  # of ATen, a step
+# Of a step: FLOPs over the bound's, and calls of ATen.
+FLOPS = dict(clip=0.83, declip=0.86, declip_clean=0.80, simsiam=1.04, slip=0.96, mae=1.02)
+CALLS = dict(clip=1640, declip=2140, declip_clean=2140, simsiam=1520, slip=1820, mae=1570)
 each = pytest.mark.parametrize("method", benchmark.METHODS)
 # What makes the host wait for the device: a read, or a result whose size depends on values.
 SYNCS = {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero"}
@@ -44,6 +45,7 @@ class Shapes(benchmark.Operations):
 class Counted:
     flops: int  # of ours
     bound: int  # FLOPs of the bound
+    towers_flops: dict  # of the forward, by tower
     operations: Shapes
     tower_calls: Counter
     towers: list
@@ -63,8 +65,10 @@ def counted(name):
         model.towers[tower].register_forward_hook(lambda *_, tower=tower: calls.update([tower]))
     with Shapes() as operations:
         step()
+    by_module = flops.get_flop_counts()
+    towers = {name: sum(by_module[f"Pretrainer.towers.{name}"].values()) for name in model.towers}
     flops, bound = flops.get_total_flops(), bound.get_total_flops()
-    return Counted(flops, bound, operations, calls, list(model.towers))
+    return Counted(flops, bound, towers, operations, calls, list(model.towers))
 
 
 @each
@@ -115,3 +119,17 @@ def test_views_of_one_size_share_the_convolutions():
     calls = counted("simsiam").operations.calls
     assert calls["aten.convolution.default"] == 55  # those of one RN50 with CLIP's stem
     assert calls["aten.native_batch_norm.default"] == 2 * (55 + 4)  # each view its own, heads too
+
+
+def test_three_views_of_slip_share_each_matrix_product():
+    tokens = 3 * ROWS * (1 + 36)
+    products = counted("slip").operations.products_with(tokens)
+    assert len(products) == 12 * 4 * 3  # blocks; layers; forward, gradients of weights and tokens
+
+
+def test_mae_encodes_kept_patches_only():
+    tokens, width = 1 + 36 // 4, 384
+    patches = 2 * (tokens - 1) * 3 * 16**2 * width
+    attention = 4 * tokens**2 * width  # which is not counted on a CPU, at least by torch 2.13
+    blocks = 12 * (24 * tokens * width**2 + attention)
+    assert counted("mae").towers_flops["image"] <= ROWS * (patches + blocks)

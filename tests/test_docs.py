@@ -339,7 +339,7 @@ def type_row(name: str, cls: type) -> str:
     """Renders the arguments of a registered class, as the tables of types must hold them."""
     parameters = inspect.signature(cls).parameters.values()
     given = [p.name if p.default is p.empty else f"{p.name}={shown(p.default)}" for p in parameters]
-    return f"| `{name}` | `{', '.join(given)}` |"
+    return f"| `{name}` | `{', '.join(given)}` |" if given else f"| `{name}` | |"
 
 
 def shown(value: object) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from webssl_toolbox.engine.config import load_config
-from webssl_toolbox.engine.dry_run import dry_run
+from webssl_toolbox.engine.dry_run import build_on_meta, dry_run
 from webssl_toolbox.engine.parts import split
 from webssl_toolbox.engine.settings import settings_from
 
@@ -51,6 +51,53 @@ def test_resnet_50_has_the_size_of_openais():
     assert size(model.towers["image"]) == 38_316_896  # "RN50 visual 38.3M"
 
 
+# Parameters of the image tower, in millions. Of ViT-S, B, L and H those in timm's model cards of
+# the headless models. Web-SSL's paper gives names and shapes (table 1): these are worked out from
+# them, for its Web-DINO, whose SwiGLU has as many weights as the MLPs here but for roundings.
+ENCODERS = {
+    "slip_vit_s16_yfcc15m": 21.7,
+    "slip_vit_b16_yfcc15m": 85.8,
+    "slip_vit_l16_yfcc15m": 303.3,
+    "mae_vit_b16": 85.8,
+    "mae_vit_l16": 303.3,
+    "mae_vit_h14": 630.8,
+    "mae_clip_vit_b16_11m": 85.8,
+    "web_mae_300m": 304,
+    "web_mae_700m": 630,
+    "web_mae_1b": 1135,
+    "web_mae_2b": 2084,
+    "web_mae_3b": 2948,
+    "web_mae_5b": 4938,
+    "web_clip_1b": 1135,
+    "web_clip_2b": 2084,
+    "web_clip_3b": 2948,
+    "web_clip_5b": 4938,
+    "web_clip_7b": 6450,
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders_have_the_published_size(name):
+    model = build_on_meta(settings(f"paper/{name}").model)
+    assert size(model.towers["image"]) == pytest.approx(ENCODERS[name] * 1e6, rel=0.005)
+
+
+def test_mae_is_trained_as_published():
+    s = settings("paper/mae_vit_l16")
+    optimizer = s.optim_wrapper.optimizer
+    assert optimizer["lr"]["start"] == pytest.approx(2.4e-3)
+    assert optimizer["lr"]["warmup"] / s.train_cfg.max_iters == 40 / 800
+    lower = settings("paper/web_mae_5b").optim_wrapper.optimizer
+    assert (lower["lr"]["start"], lower["lr"]["warmup"]) == (1.6e-3, 80_000)
+    assert lower["betas"] == optimizer["betas"]
+    # MAE's decoder has 512 channels in 8 blocks; with the maps from the encoder and to the pixels.
+    model = build_on_meta(s.model)
+    decoder = 8 * (12 * 512**2 + 13 * 512) + 2 * 512
+    embed, mask, pixels = 1024 * 512 + 512, 512, 512 * 768 + 768
+    assert size(model.spaces["decoder"]) == decoder + embed + mask
+    assert size(model.objectives["mae"]) == pixels
+
+
 def test_the_released_code_has_what_it_says():
     model = dry_run(settings("paper/declip_vit_b32_yfcc15m_code").model)
     joint = model.spaces["joint"]
@@ -71,10 +118,13 @@ def test_sgd_trains_the_image_tower_of_the_88m_runs():
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_data_are_pointed_to_by_two_options(name, tmp_path):
+def test_data_are_pointed_to_by_two_options_or_one(name, tmp_path):
     options = [f"train_dataloader.dataset.{key}={tmp_path / key}" for key in ("root", "file")]
-    dataset = settings(f"paper/{name}", *options).train_dataloader.dataset
-    assert dataset["root"] == str(tmp_path / "root")
+    if settings(f"paper/{name}").data_root is not None:  # images without captions
+        options = [f"data_root={tmp_path / 'root'}"]
+    s = settings(f"paper/{name}", *options)
+    assert s.train_dataloader.dataset["root"] == str(tmp_path / "root")
+    assert "data/" not in str(s.evaluation)
 
 
 @pytest.mark.parametrize("name", PAPER)

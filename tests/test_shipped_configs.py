@@ -54,9 +54,13 @@ def test_clip_learns_concepts_that_it_has_never_seen(tmp_path):
     assert sum(unseen) / 2 > 7.5
 
 
-@pytest.mark.parametrize("config", ["declip_r50", "clip_r50", "declip_vit_s16"])
+FULL_WIDTH = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+FULL_WIDTH = [name for name in FULL_WIDTH if not name.endswith("_laptop")]
+
+
+@pytest.mark.parametrize("config", FULL_WIDTH)
 def test_the_full_width_configs_train_a_step(config, tmp_path):
     options = ["train_cfg.max_iters=1", "train_dataloader.batch_size=16"]
     assert start(config, tmp_path, *options, "evaluation.evaluators={}").wait(900) == 0
     (line,) = map(json.loads, (tmp_path / "metrics.jsonl").open())
-    assert line["skipped"] == 0 and line["clip.loss"] > 0
+    assert line["skipped"] == 0 and line["grad_norm"] > 0

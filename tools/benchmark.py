@@ -7,12 +7,14 @@ The **step** is all that a training iteration computes once its inputs lie on th
 pretrainer's forward, backward, gradient norm, optimizer step and ``after_step``. The **bound** is
 the least that a program computes which encodes each view by itself: the same towers forward and
 backward on the same views, one view a call, captions padded to 77 tokens, gradients from the sum of
-the pooled outputs, and a fused AdamW step over the towers. No losses, heads or spaces.
+the pooled outputs, and a fused AdamW step over the towers. No losses, heads or spaces. The bound of
+MAE is its tower on the kept patches alone, then its decoder on whole sequences, whose sum gives the
+gradients; no map to pixels and no loss.
 
 Both alternate in one run on one thread, since the load of a machine changes from minute to minute:
 ratios hold, absolute times do not. On a CPU they are the process's own seconds, without the time it
 waits for a core; on a GPU they are wall seconds, synchronised. FLOPs (of matrix products,
-convolutions and attention) and ATen calls are counted, and do not vary at all.
+convolutions and attention, but for the CPU's fused kernel) and ATen calls do not vary at all.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -38,19 +40,22 @@ from webssl_toolbox.data.collate import Tokens, collate
 from webssl_toolbox.data.loader import to_device
 from webssl_toolbox.engine import settings
 from webssl_toolbox.engine.optim import OptimWrapper
-from webssl_toolbox.objective import Need, Progress
+from webssl_toolbox.features import segment
+from webssl_toolbox.objective import Progress
 from webssl_toolbox.pretrainer import Pretrainer
 from webssl_toolbox.registry import MODELS
-from webssl_toolbox.towers import Part, Segment
+from webssl_toolbox.towers import Segment, Tower, is_text
 
 CONTEXT, CAPTION = 77, 20  # tokens that the bound pads to, and tokens that a caption has
 HIDDEN = 0.15  # of the words, for masked language modelling
+KEPT = 0.25  # of the patches, for MAE
 OPTIMIZER = dict(lr=1e-4, weight_decay=0.1, betas=(0.9, 0.98))
 
 VIT = dict(type="ViT", patch_size=16, width=384, depth=12, heads=6, input_size=96)
 RESNET = dict(type="CLIPResNet", depths=(3, 4, 6, 3), width=64, input_size=64, pool="mean")
 TEXT = dict(type="TextTransformer", width=256, depth=4, heads=4)
 JOINT = dict(joint=dict(type="JointSpace", dim=512))
+DECODER = dict(decoder=dict(type="MaskDecoder", dim=256, depth=4, heads=8))
 DECLIP = dict(
     clip=dict(type="CLIP", weight=0.4),
     multi_view=dict(type="MultiView", weight=0.2),
@@ -90,6 +95,10 @@ METHODS = {
     # As in the paper's figure: CLIP reads a clean caption, MLM a third, masked text view.
     "declip_clean": Method(DECLIP | dict(mlm=dict(type="MLM", text="text_mlm", weight=0.2))),
     "simsiam": Method(dict(simsiam=dict(type="SimSiam")), dict(image=RESNET), {}, batch=16),
+    "slip": Method(dict(clip=dict(type="CLIP"), simclr=dict(type="SimCLR", views=("v2", "v3")))),
+    "mae": Method(
+        dict(mae=dict(type="MAE")), dict(image=VIT | dict(positions="sincos")), DECODER, batch=32
+    ),
 }
 
 Step = Callable[[], None]
@@ -104,26 +113,41 @@ def draw_inputs(model: Pretrainer, rows: int, seed: int = 0) -> dict[str, Tensor
 def _draw_row(model: Pretrainer, rng: np.random.Generator) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for view in sorted(model.needed_inputs()):
-        if not view.startswith("text"):
+        if is_text(view):
+            row[view] = _draw_caption(model.towers["text"].tokenizer, rng)
+        elif view.endswith("_keep"):
+            patches = cast(Tower, model.towers["image"]).num_patches()
+            row[view] = np.sort(rng.permutation(patches)[: int(KEPT * patches)])
+        else:
             size: Any = model.towers["image"].input_size
             row[view] = rng.standard_normal((3, size, size), dtype=np.float32)
-            continue
-        tokenizer: Any = model.towers["text"].tokenizer
-        words = rng.integers(1, tokenizer.sot, size=CAPTION - 2)
-        ids = np.array([tokenizer.sot, *words, tokenizer.eot])
-        index = 1 + np.sort(rng.permutation(len(words))[: round(HIDDEN * len(words))])
-        hidden = ids.copy()
-        hidden[index] = tokenizer.mask
-        row[view] = Tokens(hidden, int(rng.integers(1 << 40)), index, ids[index])
     return row
 
 
+def _draw_caption(tokenizer: Any, rng: np.random.Generator) -> Tokens:
+    words = rng.integers(1, tokenizer.sot, size=CAPTION - 2)
+    ids = np.array([tokenizer.sot, *words, tokenizer.eot])
+    index = 1 + np.sort(rng.permutation(len(words))[: round(HIDDEN * len(words))])
+    hidden = ids.copy()
+    hidden[index] = tokenizer.mask
+    return Tokens(hidden, int(rng.integers(1 << 40)), index, ids[index])
+
+
 def ours(method: Method, device: torch.device, precision: str = "fp32") -> tuple[Step, Pretrainer]:
-    """Returns a training step of the toolbox, as its runner takes it, and the model."""
-    model = method.model().to(device, memory_format=torch.channels_last)
+    """Returns a training step of the toolbox, and the model."""
+    model = method.model()
+    inputs = draw_inputs(model, method.batch)
+    return training_step(model, inputs, device, precision), model
+
+
+def training_step(
+    model: Pretrainer, inputs: dict[str, Tensor], device: torch.device, precision: str = "fp32"
+) -> Step:
+    """Returns a step as the runner takes it."""
+    model = model.to(device, memory_format=torch.channels_last)
     wrapper = settings.OptimWrapper(dict(type="AdamW", **OPTIMIZER), precision=precision)
     optimizer = OptimWrapper(wrapper, model, device)
-    inputs = to_device(draw_inputs(model, method.batch), device)
+    inputs = to_device(inputs, device)
 
     def step() -> None:
         model.step += 1
@@ -133,7 +157,7 @@ def ours(method: Method, device: torch.device, precision: str = "fp32") -> tuple
         finite, _ = optimizer.update(torch.stack(list(losses.values())).sum())
         model.after_step(Progress(model.step, model.total, finite))
 
-    return step, model
+    return step
 
 
 def bound(method: Method, device: torch.device, precision: str = "fp32") -> Step:
@@ -141,30 +165,36 @@ def bound(method: Method, device: torch.device, precision: str = "fp32") -> Step
     model = method.model().to(device, memory_format=torch.channels_last)
     inputs = to_device(draw_inputs(model, method.batch), device)
     calls = [
-        (model.towers[tower], padded(view, inputs[view]))
+        (tower, padded(segment(need, inputs)))
         for tower, needs in model.plan.items()
-        for view in sorted({str(need.view) for need in needs})
+        for need in needs
     ]
-    towers = nn.ModuleList(model.towers.values())
-    optimizer = torch.optim.AdamW(towers.parameters(), **OPTIMIZER, fused=True)  # type: ignore[arg-type]
+    decoder: Any = dict(model.spaces.items()).get("decoder")
+    bare = ("towers.", "spaces.decoder.")
+    parameters = [p for name, p in model.named_parameters() if name.startswith(bare)]
+    optimizer = torch.optim.AdamW(parameters, **OPTIMIZER, fused=True)  # type: ignore[arg-type]
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            pooled = [tower([segment])[0].pooled for tower, segment in calls]
-        torch.stack([x.sum() for x in pooled]).sum().backward()
+            outputs: list[Tensor] = []
+            for tower, alone in calls:
+                (encoding,) = model.towers[tower]([alone])
+                outputs += decoder((encoding, alone), tower) if decoder else [encoding.pooled]
+        torch.stack([x.sum() for x in outputs]).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
 
 
-def padded(view: str, data: Tensor) -> Segment:
-    """Returns a view by itself; a caption as if all of ``CONTEXT`` tokens were words."""
-    length = None
-    if view.startswith("text"):
-        data = nn.functional.pad(data, (0, CONTEXT - data.shape[1]))
-        length = torch.full((len(data),), CONTEXT)
-    return Segment(Need("", view), (Part(view, data, length),))
+def padded(alone: Segment) -> Segment:
+    """Returns images as they are; captions as if all of ``CONTEXT`` tokens were words."""
+    if not is_text(alone.part.view):
+        return alone
+    data = alone.part.data
+    data = nn.functional.pad(data, (0, CONTEXT - data.shape[1]))
+    length = torch.full((len(data),), CONTEXT)
+    return replace(alone, parts=(replace(alone.part, data=data, length=length),))
 
 
 class Operations(TorchDispatchMode):
@@ -203,6 +233,17 @@ def seconds(step: Step, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def alternate(
+    steps: Mapping[str, Step], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Times steps, which have run before, in turns; the order changes from round to round."""
+    times: dict[str, list[float]] = {who: [] for who in steps}
+    for i in range(rounds):
+        for who in sorted(steps, reverse=bool(i % 2)):
+            times[who].append(seconds(steps[who], device))
+    return times
+
+
 def measure(name: str, rounds: int, device: torch.device, precision: str) -> dict[str, Any]:
     """Counts and times one method against its bound."""
     method = METHODS[name]
@@ -210,10 +251,7 @@ def measure(name: str, rounds: int, device: torch.device, precision: str) -> dic
     for step in steps.values():
         step()
     counts = {who: count(step) for who, step in steps.items()}
-    times: dict[str, list[float]] = {who: [] for who in steps}
-    for i in range(rounds):
-        for who in sorted(steps, reverse=bool(i % 2)):
-            times[who].append(seconds(steps[who], device))
+    times = alternate(steps, rounds, device)
     ratios = [a / b for a, b in zip(times["ours"], times["bound"], strict=True)]
     return {
         "method": name,

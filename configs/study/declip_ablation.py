@@ -2,8 +2,8 @@
 #
 #   python tools/study.py configs/study/declip_ablation.py
 #
-# Hardware: 2 CPU cores, 1 hour 45 minutes. Data: the embedded corpus; the share of concepts varies.
-# Result, see docs/results.md: at equal pairs the signals are 1.3 to 1.7 points of top-1 ahead on new
+# Hardware: 2 CPU cores, 1 hour 45 minutes. Data: the embedded corpus; its share varies.
+# Result, see docs/results.md: at equal pairs the signals gain 1.3 to 1.7 points of top-1 on new
 # designers, with all of the data; at equal minutes CLIP is ahead.
 _base_ = ["../declip_r50_laptop.py"]
 

@@ -1,0 +1,32 @@
+# SLIP at laptop size: 4 blocks of 128 channels at 32 px in 16 patches, a small text tower.
+#
+#   python tools/train.py configs/slip_vit_s16_laptop.py
+#
+# Hardware: 2 CPU cores, meant for about 10 minutes. Data: the embedded corpus.
+# Result: not yet measured.
+_base_ = ["slip_vit_s16.py"]
+
+model = dict(
+    towers=dict(
+        image=dict(width=128, depth=4, heads=4, patch_size=8, input_size=32),
+        text=dict(width=128, depth=2, heads=4, vocab_size=4096),
+    ),
+    spaces=dict(joint=dict(dim=256)),
+    objectives=dict(simclr=dict(dim=128, hidden=512)),
+)
+
+# At 32 px, small crops and a strong blur leave nothing to see.
+_strong = [
+    dict(type="Background", white=0.7),
+    dict(type="RandomResizedCrop", scale=(0.3, 1.0)),
+    dict(type="RandomFlip"),
+    dict(type="ColorJitter", brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, prob=0.8),
+    dict(type="Grayscale", prob=0.2),
+    dict(type="Normalize"),
+]
+
+train_dataloader = dict(views=dict(v2=_strong, v3=_strong))
+
+optim_wrapper = dict(optimizer=dict(lr=dict(start=2e-3, warmup=50)))
+
+train_cfg = dict(max_iters=900, checkpoint_interval=200)
