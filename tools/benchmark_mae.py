@@ -1,7 +1,11 @@
 """What MAE saves by encoding the kept patches alone, and its step beside lightly's.
 
     python tools/benchmark_mae.py [--archs S B] [--batch 8] [--rounds 5]
-    pip install lightly timm torchvision    # for the second table
+
+For the comparison with lightly, without its many dependencies:
+
+    pip install -c constraints.txt timm torchvision
+    pip install --no-deps lightly lightly-utils
 
 **Mask tokens**: the contrast of the paper (He et al. 2021, arXiv 2111.06377, table 2). One encoder
 sees the kept quarter of the patches, the other all places, hidden ones as mask tokens; the decoder
@@ -107,7 +111,9 @@ def contrast(args: argparse.Namespace, device: torch.device) -> list[str]:
         total, alone = zip(*(count_flops(arch, name, inputs) for name in ENCODERS), strict=True)
         row = [f"{x / 1e9 / args.batch:.1f}" for x in total]
         row += [f"{full / kept:.2f}" for kept, full in (total, alone)]
-        if arch in args.archs:
+        if arch not in args.archs:
+            row += ["", ""]
+        else:
             steps = {
                 name: training_step(build(arch, name), inputs, device, args.precision)
                 for name in ENCODERS
@@ -200,6 +206,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device here: nothing measured")
+        return
     torch.set_num_threads(1)
     device = torch.device(args.device)
     print("\n".join([*beside_lightly(args, device), "", *contrast(args, device)]), flush=True)
