@@ -3,7 +3,8 @@
 #   python tools/train.py configs/mae_clip_vit_s16_laptop.py
 #
 # Hardware: 2 CPU cores, meant for about 10 minutes. Data: the embedded corpus.
-# Result: not yet measured.
+# Result, one run of seed 0, one thread: kNN over groups on fluent-flat 52.7 % (untrained 33.8, raw
+# pixels 65.4); zero-shot top-1 on concepts never seen 8.3 (chance 0.5).
 _base_ = ["mae_clip_vit_s16.py"]
 
 model = dict(

@@ -3,7 +3,8 @@
 #   python tools/train.py configs/slip_vit_s16_laptop.py
 #
 # Hardware: 2 CPU cores, meant for about 10 minutes. Data: the embedded corpus.
-# Result: not yet measured.
+# Result, one run of seed 0, one thread: kNN over groups on fluent-flat 56.3 % (untrained 33.4, raw
+# pixels 65.4); zero-shot top-5 on concepts never seen 18.5 (chance 2.5).
 _base_ = ["slip_vit_s16.py"]
 
 model = dict(
