@@ -5,7 +5,7 @@
 # Hardware: 2 CPU cores, meant for about 10 minutes. Data: the embedded corpus.
 # Result, one run of seed 0, one thread: kNN over groups on fluent-flat 56.3 % (untrained 33.4, raw
 # pixels 65.4); zero-shot top-5 on concepts never seen 18.5 (chance 2.5).
-_base_ = ["slip_vit_s16.py"]
+_base_ = ["slip_vit_s16.py", "_base_/strong_32px.py"]
 
 model = dict(
     towers=dict(
@@ -16,17 +16,7 @@ model = dict(
     objectives=dict(simclr=dict(dim=128, hidden=512)),
 )
 
-# At 32 px, small crops and a strong blur leave nothing to see.
-_strong = [
-    dict(type="Background", white=0.7),
-    dict(type="RandomResizedCrop", scale=(0.3, 1.0)),
-    dict(type="RandomFlip"),
-    dict(type="ColorJitter", brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, prob=0.8),
-    dict(type="Grayscale", prob=0.2),
-    dict(type="Normalize"),
-]
-
-train_dataloader = dict(views=dict(v2=_strong, v3=_strong))
+train_dataloader = dict(views=dict(v2=_base_._strong_32px, v3=_base_._strong_32px))
 
 optim_wrapper = dict(optimizer=dict(lr=dict(start=2e-3, warmup=50)))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from webssl_toolbox.objective import Need
-    from webssl_toolbox.towers import Part, Tower
+    from webssl_toolbox.towers import Part, Segment, Tower
 
     Arch = TypeVar("Arch", bound=DataclassInstance)
 
@@ -65,36 +65,35 @@ def join_masks(parts: list[Part]) -> Tensor | None:
     return join([none.expand(len(p.data), -1) if p.mask is None else p.mask for p in parts])
 
 
-def real_tokens(
-    count: Tensor | None, present: Tensor | None, columns: int, device: torch.device
-) -> Tensor | None:
-    """Tells tokens from padding, without waiting for the device.
+def real_tokens(segment: Segment, sizes: Sequence[int], encoded: bool) -> Tensor | None:
+    """Tells tokens from padding, and from what a row lacks, without waiting for the device.
 
     Args:
-        count: int64 ``[B]`` on the CPU, tokens of each row; None for all columns.
-        present: bool ``[B]`` on the CPU, rows that have any; None for all.
-        columns: of the padded tokens.
-        device: of the result.
+        segment: parts that are joined to one sequence.
+        sizes: columns of each part.
+        encoded: whether columns are the kept tokens; else they are all places of the view.
 
     Returns:
-        Bool ``[B, columns]``, false on padding; None where there is none.
+        Bool ``[B, sum(sizes)]``; None where all tokens are real.
     """
-    if present is not None:
-        count = present * (columns if count is None else count)
-    if count is None or int(count.min()) == columns:
+    real = []
+    for part, size in zip(segment.parts, sizes, strict=True):
+        count = part.kept if encoded and part.keep is not None else part.length
+        if part.present is not None:
+            count = part.present * (size if count is None else count)
+        padded = count is not None and int(count.min()) < size
+        real.append(count if padded else None)
+    if not any(count is not None for count in real):
         return None
-    column = torch.arange(columns, device=device)
-    return column < count.to(device, non_blocking=True)[:, None]
-
-
-def join_real(masks: Sequence[Tensor | None], rows: int, sizes: Sequence[int]) -> Tensor | None:
-    """Joins what ``real_tokens`` gave for the parts of a sequence, ``[rows, sum(sizes)]``."""
-    given = [mask for mask in masks if mask is not None]
-    if not given:
-        return None
-    every = given[0].new_ones(rows, 1)
-    parts = zip(masks, sizes, strict=True)
-    return torch.cat([every.expand(-1, n) if mask is None else mask for mask, n in parts], dim=1)
+    device = segment.parts[0].data.device
+    every = torch.ones(1, 1, dtype=torch.bool, device=device).expand(segment.rows, max(sizes))
+    masks = [
+        every[:, :size]
+        if count is None
+        else torch.arange(size, device=device) < count.to(device, non_blocking=True)[:, None]
+        for count, size in zip(real, sizes, strict=True)
+    ]
+    return torch.cat(masks, dim=1)
 
 
 def keys(real: Tensor | None) -> Tensor | None:
@@ -251,6 +250,15 @@ class Block(nn.Module):
         if self.drop_path and self.training:
             branch = drop_path(branch, layout, self.drop_path)
         return x + branch if scale is None else scale(x, branch)
+
+
+def init_linears(module: nn.Module) -> None:
+    """Draws all matrices of linear layers as timm and DINOv2 do; their biases are zero."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def sincos_positions(height: int, width: int, channels: int) -> Tensor:

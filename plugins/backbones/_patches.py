@@ -58,6 +58,11 @@ class PatchEmbed(nn.Module):
             )
         return height // self.patch_size, width // self.patch_size
 
+    def count(self, side: int) -> int:
+        """Returns the number of patches of a square image."""
+        rows, columns = self.grid(side, side)
+        return rows * columns
+
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Embeds the patches of ``[B, 3, H, W]``, row by row; ``[B, N, width]``.
 

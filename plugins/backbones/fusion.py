@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +13,7 @@ from ._clip_bpe import CLIP_VOCABULARY, CLIPTokenizer
 from ._common import (
     Block,
     Group,
-    join_real,
+    init_linears,
     keys,
     pack,
     published,
@@ -33,7 +31,7 @@ class Fusion(Tower):
     Geng et al. 2022, "Multimodal Masked Autoencoders Learn Transferable Representations" (M3AE,
     arXiv 2205.14204), section 3: fixed sine-cosine positions, an embedding of each kind, and only
     the kept patches and tokens in the sequence. Rows of a batch may lack the image or the caption;
-    they are encoded apart, and pay for what they have.
+    no token attends to what is not there.
 
     Args:
         arch: a published size, ``'Ti'`` to ``'G'``; it gives what is None below.
@@ -86,25 +84,17 @@ class Fusion(Tower):
 
     def init_weights(self) -> None:
         """Initialises as ``ViT`` does; kinds and words as its tokens."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linears(self)
         for token in (self.cls_token, self.image_kind, self.text_kind, self.token_embedding.weight):
             nn.init.normal_(token, std=0.02)
 
     def plan(self, needs: frozenset[Need]) -> None:
         views = {view for need in needs for view, _, _ in need.parts}
-        images = [self.patch_embed.proj.weight, self.patch_embed.proj.bias, self.image_kind]
-        texts = [self.token_embedding.weight, self.text_kind]
-        for parameters, used in (
-            (images, any(not is_text(view) for view in views)),
-            (texts, any(is_text(view) for view in views)),
-        ):
-            for parameter in parameters:
-                assert parameter is not None
-                parameter.requires_grad_(used)
+        texts = {view for view in views if is_text(view)}
+        self.patch_embed.requires_grad_(views > texts)
+        self.image_kind.requires_grad_(views > texts)
+        self.token_embedding.requires_grad_(bool(texts))
+        self.text_kind.requires_grad_(bool(texts))
         for need in needs:
             if any(mask for _, _, mask in need.parts):
                 raise ValueError(
@@ -113,9 +103,7 @@ class Fusion(Tower):
                 )
 
     def num_patches(self, size: int | None = None) -> int:
-        size = size or self.input_size
-        height, width = self.patch_embed.grid(size, size)
-        return height * width
+        return self.patch_embed.count(size or self.input_size)
 
     def forward(self, segments: list[Segment]) -> list[Encoding]:
         embedded = [[self._embed(part) for part in segment.parts] for segment in segments]
@@ -124,7 +112,7 @@ class Fusion(Tower):
             torch.cat([self.cls_token.expand(len(parts[0]), -1, -1), *parts], dim=1)
             for parts in embedded
         ]
-        valid = [_valid(segment, size) for segment, size in zip(segments, sizes, strict=True)]
+        valid = [real_tokens(*pair, encoded=True) for pair in zip(segments, sizes, strict=True)]
         layout = tuple(
             Group(len(x), x.shape[1], keys(real)) for x, real in zip(sequences, valid, strict=True)
         )
@@ -147,12 +135,3 @@ class Fusion(Tower):
             positions = self.word_positions[: part.data.shape[1]]
             x = self.token_embedding(ids) + self.text_kind
         return x + (positions if part.keep is None else F.embedding(part.keep, positions))
-
-
-def _valid(segment: Segment, sizes: Sequence[int]) -> Tensor | None:
-    """Returns bool ``[B, T]``, false on padding and on what a row lacks; None for all tokens."""
-    real = []
-    for part, size in zip(segment.parts, sizes, strict=True):
-        count = part.length if part.keep is None else part.kept
-        real.append(real_tokens(count, part.present, size, part.data.device))
-    return join_real(real, segment.rows, sizes)

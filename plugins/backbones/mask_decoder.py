@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from math import isqrt
 
 import torch
@@ -15,7 +15,6 @@ from webssl_toolbox.towers import Part
 from ._common import (
     Block,
     Group,
-    join_real,
     keys,
     real_tokens,
     sincos_line,
@@ -105,7 +104,7 @@ class MaskDecoder(Space):
         sequence = torch.cat([embed(encoding.pooled)[:, None], *parts], dim=1)
         rows, length, _ = sequence.shape
         sizes = [part.shape[1] for part in parts]
-        layout = (Group(rows, length, keys(_attended(segment, sizes))),)
+        layout = (Group(rows, length, keys(real_tokens(segment, sizes, encoded=False))),)
         stream = sequence.flatten(0, 1)
         for block in self.blocks:
             stream = block(stream, layout)
@@ -129,21 +128,10 @@ class MaskDecoder(Space):
         key = (kind, total, like.device, like.dtype)
         if key not in self._positions:
             side = isqrt(total)
-            is_line = kind == "text"
-            table = (
-                sincos_line(total, self.dim) if is_line else sincos_positions(side, side, self.dim)
-            )
+            line, dim = kind == "text", self.dim
+            table = sincos_line(total, dim) if line else sincos_positions(side, side, dim)
             self._positions[key] = table.to(like)
         return self._positions[key]
-
-
-def _attended(segment: Segment, sizes: Sequence[int]) -> Tensor | None:
-    """Returns bool ``[B, T]``, false at places that a row does not have; None where all are."""
-    real = [
-        real_tokens(part.length, part.present, size, part.data.device)
-        for part, size in zip(segment.parts, sizes, strict=True)
-    ]
-    return join_real(real, segment.rows, sizes)
 
 
 def _initialise(module: nn.Module) -> None:

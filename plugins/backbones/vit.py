@@ -12,6 +12,7 @@ from webssl_toolbox.towers import Encoding, Part, Segment, Tower
 from ._common import (
     Block,
     Group,
+    init_linears,
     join,
     join_masks,
     pack,
@@ -130,11 +131,7 @@ class ViT(Tower):
         """Initialises as timm and DINOv2 do; fixed positions are written here, too."""
         if not self.patch_embed.proj.weight.requires_grad:  # a frozen bias would be noise
             nn.init.zeros_(self.patch_embed.get_parameter("proj.bias"))
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linears(self)
         for token in (self.cls_token, self.reg_token):
             if token is not None:
                 nn.init.normal_(token, std=1e-6)
@@ -154,9 +151,7 @@ class ViT(Tower):
             self.mask_token = nn.Parameter(self.norm.weight.new_zeros(1, self.width))
 
     def num_patches(self, size: int | None = None) -> int:
-        size = size or self.input_size
-        height, width = self.patch_embed.grid(size, size)
-        return height * width
+        return self.patch_embed.count(size or self.input_size)
 
     def forward(self, segments: list[Segment]) -> list[Encoding]:
         groups: dict[tuple[int, ...], list[int]] = {}

@@ -14,7 +14,8 @@ from webssl_toolbox import Features, Need, Space, Tower, dist
 def masked_need(tower: str, view: str | None, keep: str, text: str | None) -> Need:
     """Returns the encoding of an image's kept patches, of a text's kept tokens, or of both."""
     if text is None:
-        return Need(tower, view or "", keep=keep)
+        assert view is not None
+        return Need(tower, view, keep)
     kept = f"{text}.keep"  # from the view step DropTokens
     return Need(tower, text, kept) if view is None else Need(tower, (view, text), (keep, kept))
 

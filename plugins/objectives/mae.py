@@ -67,7 +67,8 @@ class MAE(Objective):
 
     def forward(self, features: Features) -> dict[str, Tensor]:
         """Returns ``loss``, the mean over hidden patches and their pixels."""
-        _, predicted, target = self._predict(features)
+        patches, hidden, predicted = self._predict(features)
+        target = pick(patches, hidden)
         if self.normalize:
             mean, deviation = moments(target)
             target = (target - mean) / deviation
@@ -84,19 +85,16 @@ class MAE(Objective):
         Returns:
             Images ``[B, 3, H, W]``, in the scale of the view.
         """
-        hidden, predicted, target = self._predict(features)
+        patches, hidden, predicted = self._predict(features)
         if self.normalize:
-            mean, deviation = moments(target)
+            mean, deviation = moments(pick(patches, hidden))
             predicted = predicted * deviation + mean
-        images = features.input(self.view)
-        patches = patchify(images, self.patch_size)
         places = hidden[..., None].expand_as(predicted)
         return unpatchify(patches.scatter(1, places, predicted.to(patches)), self.patch_size)
 
     def _predict(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns hidden places ``[B, M]``, their pixels as predicted and true ``[B, M, D]``."""
-        images = features.input(self.view)
-        patches = patchify(images, self.patch_size)
+        """Returns patches ``[B, N, D]``, hidden places ``[B, M]``, and what is predicted there."""
+        patches = patchify(features.input(self.view), self.patch_size)
         if patches.shape[1] != self.patches:
             raise ValueError(
                 f"view {self.view!r} has {patches.shape[1]} patches, but the decoder is made for "
@@ -107,7 +105,7 @@ class MAE(Objective):
         # At least float32: on a CPU, autocast would leave the loss in bfloat16.
         predicted = self.head(pick(decoded, hidden))
         predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
-        return hidden, predicted, pick(patches, hidden)
+        return patches, hidden, predicted
 
 
 def patchify(images: Tensor, size: int) -> Tensor:
