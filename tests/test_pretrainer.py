@@ -10,6 +10,7 @@ from torch import nn
 from tests import cases
 from webssl_toolbox import Need, Objective, Progress
 from webssl_toolbox.engine.config import load_config
+from webssl_toolbox.features import Features
 from webssl_toolbox.registry import MODELS, OBJECTIVES, SPACES
 from webssl_toolbox.schedules import build as build_schedule
 from webssl_toolbox.testing import Case, build, inputs
@@ -289,3 +290,37 @@ def test_an_average_follows_as_a_plain_loop_does(registered):
         for key, value in average.named_parameters():
             torch.testing.assert_close(value.detach(), mine[key], rtol=1e-12, atol=1e-14)
     assert any(not torch.equal(a, b) for a, b in zip(source.parameters(), average.parameters()))
+
+
+def test_an_earlier_teacher_is_copied_now_and_then(registered):
+    cfg = dict(
+        towers=dict(
+            anchor=dict(type="EMA", of="towers.teacher", momentum=0.0, every=3),
+            teacher=dict(type="EMA", of="towers.image", momentum=0.5),
+            image=cases.VIT,
+        ),
+        objectives=dict(a=dict(type="Probe"), b=dict(type="Probe", tower="anchor")),
+    )
+    model = build(Case(cfg))
+    teacher, anchor = (model.towers[name].module.cls_token for name in ("teacher", "anchor"))
+    copied = anchor.clone()
+    for step in range(1, 8):
+        with torch.no_grad():
+            model.towers.image.cls_token.add_(1.0)
+        model.after_step(Progress(step, 10))
+        copied = teacher.clone() if step % 3 == 0 else copied
+        assert torch.equal(anchor, copied)
+        assert torch.equal(anchor, teacher) == (step % 3 == 0)
+
+
+def test_averages_that_follow_each_other_are_refused(registered):
+    towers = dict(
+        a=dict(type="EMA", of="towers.b"), b=dict(type="EMA", of="towers.a"), image=cases.VIT
+    )
+    with pytest.raises(ValueError, match=r"cannot follow of='towers\.a'"):
+        create(dict(towers=towers, objectives=dict(p=dict(type="Probe", tower="a"))))
+
+
+def test_objectives_read_schedules_at_the_step(registered):
+    shared = Features({}, {}, {}, step=3, total=10)
+    assert shared.at(build_schedule(dict(type="linear", start=1.0), "x")) == pytest.approx(0.6)

@@ -22,17 +22,29 @@ class EMA(Tower, Space):
 
     Args:
         of: ``'towers.image'`` or ``'spaces.proto'``.
-        momentum: share of the old value that a step keeps: a number or a schedule.
+        momentum: share of the old value that an update keeps: a number or a schedule.
+        every: steps between updates. With ``momentum=0.0`` it is a copy, taken anew every so often:
+            the earlier teacher of Gram anchoring (DINOv3), ``of='towers.image_ema'``.
+
+    Raises:
+        ValueError: ``every`` is not positive.
     """
 
-    def __init__(self, of: str, momentum: float | Mapping[str, Any] = 0.996) -> None:
+    module: nn.Module
+
+    def __init__(
+        self, of: str, momentum: float | Mapping[str, Any] = 0.996, every: int = 1
+    ) -> None:
         nn.Module.__init__(self)
-        self.of = of
+        if every < 1:
+            raise ValueError(f"every={every} must be at least 1: it counts steps between updates")
+        self.of, self.every = of, every
         self.momentum = build_schedule(momentum, f"EMA of {of}: momentum")
 
     def follow(self, online: nn.Module) -> None:
         """Copies ``online`` as it is now, and remembers it outside the module tree."""
-        self.module = copy.deepcopy(online).requires_grad_(False)
+        source: nn.Module = online.module if isinstance(online, EMA) else online
+        self.module = copy.deepcopy(source).requires_grad_(False)
         # Not a submodule: the state dict would hold the source twice.
         self.__dict__["online"] = online
         if isinstance(online, Tower):
@@ -71,6 +83,8 @@ class EMA(Tower, Space):
     @torch.no_grad()
     def update(self, progress: Progress) -> None:
         """Moves ``1 - momentum`` of the way to the source, or not at all in a skipped step."""
+        if progress.step % self.every:
+            return
         rate = 1 - self.momentum(progress.step - 1, progress.total)
         mine = [p.detach() for p in self.module.parameters()]
         theirs = [p.detach() for p in self.__dict__["online"].parameters()]

@@ -64,7 +64,7 @@ class Encoder:
     Args:
         model: the trained model.
         view: transforms that prepare an image, ``test_view`` of the config.
-        image: name of the image tower.
+        image: name of the image tower, ``test_tower`` of the config.
         text: name of the text tower.
         space: name of the joint space.
         batch_size: rows encoded at a time.

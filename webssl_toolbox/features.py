@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from . import dist
 from .objective import Need, Objective
 from .running_stats import unchanged
+from .schedules import Schedule
 from .spaces import Space
 from .towers import Encoding, Part, Segment, Tower
 
@@ -70,8 +71,11 @@ class Features:
         encodings: Mapping[Need, Encoding],
         spaces: Mapping[str, Space],
         inputs: Mapping[str, Tensor],
+        step: int = 0,
+        total: int = 1,
     ) -> None:
         self._encodings, self._spaces, self._inputs = encodings, spaces, inputs
+        self._now = step, total
         self._memo: dict[Hashable, Any] = {}
 
     def __getitem__(self, need: Need) -> Encoding:
@@ -90,6 +94,10 @@ class Features:
     def space(self, name: str) -> Any:
         """Returns a shared space, to map tokens of one's own choice."""
         return self._spaces[name]
+
+    def at(self, schedule: Schedule) -> float:
+        """Returns the value of a schedule in this step."""
+        return schedule(*self._now)
 
     def segment(self, need: Need) -> Segment:
         """Returns what the tower was given for ``need``."""

@@ -50,7 +50,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for GPUs
         reason = str(error).partition("\n")[0]
         raise ValueError(f"the model cannot be put on device={str(device)!r}: {reason}") from error
-    return Encoder(model, config["test_view"])
+    return Encoder(model, config["test_view"], config.get("test_tower", "image"))
 
 
 def without_initial_weights(model: Mapping[str, Any]) -> dict[str, Any]:

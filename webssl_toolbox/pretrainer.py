@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -96,12 +96,11 @@ class Pretrainer(nn.Module):
                     f"an objective needs the tower {name!r}, which model.towers lacks"
                     f"{nearest(name, cfg)}"
                 )
-        for entry in [cfg[name] for name in wanted]:
-            source = _source(entry.get("of"), "towers", cfg) if entry.get("type") == "EMA" else None
-            if source and source not in wanted:
-                wanted.append(source)
-        # Sources before their averages, which copy them.
-        wanted.sort(key=lambda name: cfg[name].get("type") == "EMA")
+        for name in wanted:  # grows by the sources of averages, and by theirs
+            if cfg[name].get("type") == "EMA":
+                source = _source(cfg[name].get("of"), "towers", cfg)
+                wanted.extend({source} - set(wanted))
+        wanted.sort(key=_averages(cfg, "towers"))
         self.towers = nn.ModuleDict()
         for name in wanted:
             with seeded(f"towers.{name}"):
@@ -114,7 +113,7 @@ class Pretrainer(nn.Module):
 
     def _build_spaces(self, cfg: Config, towers: Config) -> dict[str, Space]:
         built: dict[str, Space] = {}
-        for name in sorted(cfg, key=lambda n: cfg[n].get("type") == "EMA"):
+        for name in sorted(cfg, key=_averages(cfg, "spaces")):
             with seeded(f"spaces.{name}"):
                 built[name] = SPACES.create(cfg[name], f"model.spaces.{name}")
             built[name].check(f"model.spaces.{name}", towers)
@@ -135,10 +134,11 @@ class Pretrainer(nn.Module):
         if self.training:
             self._running_stats.remember()
         encodings = features.encode(self.plan, self._towers(), inputs, self.chunks)
-        shared = features.Features(encodings, self._spaces(), inputs)
+        now = self.step, self.total
+        shared = features.Features(encodings, self._spaces(), inputs, *now)
         losses, logs = {}, {}
         for name, objective in self.objectives.items():
-            weight = self.weights[name](self.step, self.total)
+            weight = self.weights[name](*now)
             for key, value in objective(shared).items():
                 logs[f"{name}.{key}"] = value.detach()
                 if key == "loss" or key.startswith("loss_"):
@@ -201,16 +201,30 @@ class _Spaces(Mapping[str, Space]):
 
     def used(self) -> dict[str, Space]:
         """Returns the taken spaces, and those that a taken average follows."""
-        for name in list(self.taken):
+        taken = list(self.taken)
+        for name in taken:  # grows likewise
             space = self.built[name]
             if isinstance(space, EMA):
-                self.taken.add(_source(space.of, "spaces", self.built))
+                taken.append(_source(space.of, "spaces", self.built))
+        self.taken.update(taken)
         return {name: space for name, space in self.built.items() if name in self.taken}
 
 
 def _present(cfg: Config) -> Config:
     """Drops entries that a child config set to None."""
     return {name: entry for name, entry in cfg.items() if entry is not None}
+
+
+def _averages(cfg: Config, kind: str) -> Callable[[str], int]:
+    """Returns a key that sorts sources before their averages, which copy them."""
+
+    def count(name: str, others: frozenset[str]) -> int:
+        if cfg[name].get("type") != "EMA":
+            return 0
+        source = _source(cfg[name].get("of"), kind, others)  # which refuses to go in a circle
+        return 1 + count(source, others - {source})
+
+    return lambda name: count(name, frozenset(cfg) - {name})
 
 
 def _source(of: Any, kind: str, names: Iterable[str]) -> str:

@@ -79,7 +79,7 @@ class Runner:
             s.train_dataloader.views, self.model.needed_inputs(), Context(towers, dataset)
         )
         self.dataset = dataset
-        self.encoder = Encoder(self.model, s.test_view) if s.test_view else None
+        self.encoder = Encoder(self.model, s.test_view, s.test_tower) if s.test_view else None
         self.evaluation = Evaluation(s.evaluation.evaluators)
         self.hooks: list[Any] = [
             HOOKS.create(hook, f"hooks.{name}") for name, hook in s.hooks.items() if hook

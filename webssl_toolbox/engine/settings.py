@@ -120,6 +120,7 @@ class Settings:
         optim_wrapper: optimizer and precision.
         train_cfg: length and intervals.
         test_view: transforms that prepare an image for evaluation and inference.
+        test_tower: the image tower that they encode with: a teacher, where there is one.
         evaluation: evaluators and when they run.
         hooks: ``{name: dict(type=...)}``, mmengine hooks.
         vis_backends: ``{name: dict(type=...)}``, mmengine's (``TensorboardVisBackend`` ...).
@@ -134,6 +135,7 @@ class Settings:
     optim_wrapper: OptimWrapper
     train_cfg: TrainCfg
     test_view: Sequence[Dict] = ()
+    test_tower: str = "image"
     evaluation: EvaluationCfg = field(default_factory=EvaluationCfg)
     hooks: Dict = field(default_factory=dict)
     vis_backends: Dict = field(default_factory=dict)
@@ -231,6 +233,12 @@ def _check_types(settings: Settings) -> None:
     check_inference(settings.model, settings.test_view)
     if settings.evaluation.evaluators and not settings.test_view:
         raise ValueError("evaluation.evaluators need a test_view: how images are prepared")
+    towers = settings.model.get("towers", {})
+    if settings.test_view and settings.test_tower not in towers:
+        raise ValueError(
+            f"test_tower={settings.test_tower!r} is no tower of the model"
+            f"{nearest(settings.test_tower, towers)}"
+        )
     if settings.optim_wrapper.clip_grad is not None and settings.optim_wrapper.clip_grad <= 0:
         raise ValueError("optim_wrapper.clip_grad must be positive, or None for no bound")
     DATASETS.check(settings.train_dataloader.dataset, "train_dataloader.dataset")
