@@ -11,12 +11,11 @@
 _base_ = ["_base_/emoji_pictures.py"]
 
 model = dict(
-    # Named image, since that is the tower that evaluators and inference ask for features.
-    towers=dict(image=dict(type="Fusion", arch="S", patch_size=16, input_size=96)),
+    towers=dict(fusion=dict(type="Fusion", arch="S", patch_size=16, input_size=96)),
     spaces=dict(decoder=dict(type="MaskDecoder", dim=512, depth=8, heads=16)),
     objectives=dict(
-        mae=dict(type="MAE", text="text_mae", weight=1.0),
-        mae_text=dict(type="MAEText", tower="image", weight=0.5),
+        mae=dict(type="MAE", tower="fusion", text="text_mae", weight=1.0),
+        mae_text=dict(type="MAEText", weight=0.5),
     ),
 )
 
@@ -27,11 +26,11 @@ train_dataloader = dict(
             dict(type="RandomResizedCrop", scale=(0.2, 1.0), interpolation="cubic"),
             dict(type="Normalize"),
         ],
-        v1_keep=[dict(type="RandomKeep", ratio=0.25)],
+        v1_keep=[dict(type="RandomKeep", ratio=0.25, tower="fusion")],
         text_mae=[
             # The label and all tags: of a single word there is no quarter.
             dict(type="Caption", pick="joined"),
-            dict(type="Tokenize", tower="image"),
+            dict(type="Tokenize", tower="fusion"),
             dict(type="DropTokens", ratio=0.75),
         ],
     )
@@ -48,6 +47,8 @@ optim_wrapper = dict(
 )
 
 train_cfg = dict(max_iters=20_000, checkpoint_interval=1000)
+
+test_tower = "fusion"
 
 evaluation = dict(
     interval=2000,

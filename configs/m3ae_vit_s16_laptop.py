@@ -8,7 +8,15 @@ _base_ = ["m3ae_vit_s16.py"]
 
 model = dict(
     towers=dict(
-        image=dict(width=192, depth=6, heads=3, patch_size=8, input_size=48, vocab_size=4096)
+        fusion=dict(
+            width=192,
+            depth=6,
+            heads=3,
+            patch_size=8,
+            input_size=48,
+            vocab_size=4096,
+            context_length=32,  # few captions are longer, and the decoder fills in every place
+        )
     ),
     spaces=dict(decoder=dict(dim=128, depth=2, heads=4)),
 )

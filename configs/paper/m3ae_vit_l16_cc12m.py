@@ -16,14 +16,13 @@ _root = "data/cc12m"
 _epoch = 2930  # steps: 12,000,000 / 4,096
 
 model = dict(
-    # Named image, since that is the tower that evaluators and inference ask for features.
     towers=dict(
-        image=dict(type="Fusion", arch="L", patch_size=16, input_size=256, context_length=64)
+        fusion=dict(type="Fusion", arch="L", patch_size=16, input_size=256, context_length=64)
     ),
     spaces=dict(decoder=dict(type="MaskDecoder", dim=512, depth=8, heads=16)),
     objectives=dict(
-        mae=dict(type="MAE", text="text_mae", weight=1.0),
-        mae_text=dict(type="MAEText", tower="image", weight=0.5),
+        mae=dict(type="MAE", tower="fusion", text="text_mae", weight=1.0),
+        mae_text=dict(type="MAEText", weight=0.5),
     ),
 )
 
@@ -36,10 +35,10 @@ train_dataloader = dict(
             dict(type="RandomResizedCrop", scale=(0.2, 1.0), interpolation="cubic"),
             dict(type="Normalize", mean="imagenet"),
         ],
-        v1_keep=[dict(type="RandomKeep", ratio=0.25)],
+        v1_keep=[dict(type="RandomKeep", ratio=0.25, tower="fusion")],
         text_mae=[
             dict(type="Caption", pick=0),
-            dict(type="Tokenize", tower="image"),
+            dict(type="Tokenize", tower="fusion"),
             dict(type="DropTokens", ratio=0.75),
         ],
     ),
@@ -61,3 +60,5 @@ test_view = [
     dict(type="ResizeCenterCrop", interpolation="cubic"),
     dict(type="Normalize", mean="imagenet"),
 ]
+
+test_tower = "fusion"
