@@ -41,8 +41,7 @@ def test_a_method_is_its_objectives_and_views(method, size):
     assert {o["type"] for o in s.model["objectives"].values() if o} == kinds
     model = build_on_meta(s.model)
     assert model.needed_inputs() == views
-    # What evaluators and `load` ask for features.
-    assert "image" in model.towers
+    assert s.test_tower in model.towers
 
 
 @pytest.mark.parametrize("name", LAPTOP)
