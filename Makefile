@@ -31,7 +31,8 @@ train: .venv/installed
 	  echo 'Options of tools/train.py go into ARGS: make train ARGS=--resume'; exit 1; }
 
 test: lint
-	$(BIN)/python -m pytest -m 'not slow' --timeout 300
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --timeout 300 \
+	  -n auto --maxprocesses 8 --dist loadfile
 
 test-all: test
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -23,6 +23,6 @@ model = dict(
 
 optim_wrapper = dict(optimizer=dict(lr=dict(start=1.5e-3, warmup=50)))
 
-train_cfg = dict(max_iters=900, checkpoint_interval=200)
+train_cfg = dict(max_iters=700, checkpoint_interval=200)
 
-evaluation = dict(interval=450)
+evaluation = dict(interval=350)

@@ -14,6 +14,6 @@ model = dict(
 
 train_dataloader = dict(views=dict(v1=_base_._strong_32px, v2=_base_._strong_32px))
 
-train_cfg = dict(max_iters=1000, checkpoint_interval=200)
+train_cfg = dict(max_iters=1200, checkpoint_interval=200)
 
-evaluation = dict(interval=500)
+evaluation = dict(interval=600)

@@ -21,6 +21,10 @@ OBJECTIVES = {
     "FILIP": "filip:FILIP",
     "MAE": "mae:MAE",
     "MAEText": "mae_text:MAEText",
+    "DINO": "dino:DINO",
+    "IBOT": "ibot:IBOT",
+    "KoLeo": "koleo:KoLeo",
+    "Gram": "gram:Gram",
 }
 BACKBONES = {
     "CLIPResNet": "clip_resnet:CLIPResNet",
@@ -36,6 +40,7 @@ BACKBONES = {
 }
 SPACES = {
     "MaskDecoder": "mask_decoder:MaskDecoder",
+    "Prototypes": "prototypes:Prototypes",
 }
 DATASETS = {
     "Emoji": "emoji:Emoji",
@@ -70,6 +75,11 @@ EVALUATORS = {
     "Reconstructions": "reconstructions:Reconstructions",
     "Neighbours": "neighbours:Neighbours",
     "RetrievalGrid": "retrieval_grid:RetrievalGrid",
+    "DenseProbe": "dense_probe:DenseProbe",
+    "RankMe": "rank_me:RankMe",
+    "AttentionMaps": "attention_maps:AttentionMaps",
+    "PatchPCA": "patch_pca:PatchPCA",
+    "PrototypeNeighbours": "prototype_neighbours:PrototypeNeighbours",
 }
 
 

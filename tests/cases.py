@@ -18,6 +18,15 @@ DECODER = dict(decoder=dict(type="MaskDecoder", dim=12, depth=1, heads=2))
 JOINT = dict(joint=dict(type="JointSpace", dim=8))
 TOKENS = dict(tokens=dict(type="JointSpace", dim=8, bias=True))
 TOWERS = dict(image=RESNET, text=TEXT)
+HEAD = dict(type="Prototypes", count=12, hidden=10, layers=2, bottleneck=6)
+TEACHER = dict(image=VIT, image_ema=dict(type="EMA", of="towers.image", momentum=0.9))
+PROTO = dict(proto=HEAD, proto_ema=dict(type="EMA", of="spaces.proto", momentum=0.9))
+PATCHES = dict(
+    patches=HEAD | dict(count=9, learn_norm=True),
+    patches_ema=dict(type="EMA", of="spaces.patches", momentum=0.9),
+)
+MASKS = ("g1_mask", "g2_mask")
+SMALL = dict(l1=8, l2=8)
 
 
 def one(name: str, towers: dict = TOWERS, spaces: dict = JOINT, **objective) -> Case:
@@ -74,6 +83,43 @@ OBJECTIVES = {
         )
     ),
     "mae_text": one("mae_text", dict(fusion=FUSION), DECODER, type="MAEText", view=None),
+    "dino": Case(
+        dict(
+            towers=TEACHER,
+            spaces=PROTO,
+            objectives=dict(dino=dict(type="DINO", locals=("l1", "l2"))),
+        ),
+        sizes=SMALL,
+    ),
+    "dino_sinkhorn": one("dino", TEACHER, PROTO, type="DINO", masks=MASKS, centring="sinkhorn"),
+    "ibot": one("ibot", TEACHER, PROTO, type="IBOT"),
+    "ibot_sinkhorn": one("ibot", TEACHER, PROTO, type="IBOT", centring="sinkhorn"),
+    "koleo": one("koleo", dict(image=VIT), {}, type="KoLeo"),
+    "gram": one(
+        "gram",
+        TEACHER | dict(image_gram=dict(type="EMA", of="towers.image_ema", momentum=0.0, every=2)),
+        {},
+        type="Gram",
+        masks=MASKS,
+    ),
+    # DINOv2's large models: heads apart, targets by Sinkhorn-Knopp.
+    "dinov2": Case(
+        dict(
+            towers=TEACHER,
+            spaces=PROTO | PATCHES,
+            objectives=dict(
+                dino=dict(type="DINO", locals=("l1",), masks=MASKS, centring="sinkhorn"),
+                ibot=dict(
+                    type="IBOT",
+                    space="patches",
+                    teacher_space="patches_ema",
+                    centring="sinkhorn",
+                ),
+                koleo=dict(type="KoLeo", masks=MASKS, weight=0.1),
+            ),
+        ),
+        sizes=SMALL,
+    ),
     # As large as a batch: full after the first step, and overwritten whole by each. Neighbours
     # teach the image tower alone, so something else must train the text tower.
     "nn_queue": Case(
@@ -99,30 +145,28 @@ DECLIP = Case(
     )
 )
 
-TOY = Case(
+# Masked global crops encoded once for three objectives, with clean local ones; one teacher and one
+# head with its average; and towers, views and spaces that none of these read.
+EVERYTHING = Case(
     dict(
         towers=dict(
             image=VIT | dict(layer_scale=0.1, registers=1),
-            image_ema=dict(type="EMA", of="towers.image", momentum=0.9),
+            image_ema=TEACHER["image_ema"],
+            image_gram=dict(type="EMA", of="towers.image_ema", momentum=0.0, every=2),
             text=TEXT,
             fusion=FUSION,
         ),
-        spaces=JOINT
-        | DECODER
-        | dict(
-            proto=dict(type="Prototypes"),
-            proto_ema=dict(type="EMA", of="spaces.proto", momentum=0.9),
-        ),
+        spaces=JOINT | DECODER | PROTO,
         objectives=dict(
-            dino=dict(type="ToyDINO"),
-            ibot=dict(type="ToyIBOT"),
-            koleo=dict(type="ToyKoLeo", weight=0.1),
+            dino=dict(type="DINO", locals=("l1", "l2"), masks=MASKS),
+            ibot=dict(type="IBOT"),
+            koleo=dict(type="KoLeo", masks=MASKS, weight=0.1),
+            gram=dict(type="Gram", masks=MASKS),
             mae=dict(type="MAE"),
             flip=dict(type="CLIP", keep="v1_keep"),
             m3ae=dict(type="MAE", tower="fusion", text="text_mae"),
             m3ae_text=dict(type="MAEText"),
         ),
     ),
-    sizes=dict(l1=8, l2=8),
-    imports=("tests.toy",),
+    sizes=SMALL,
 )

@@ -58,8 +58,8 @@ def test_two_ranks_equal_one(folders):
 @each(dict(timm_vit=TIMM_VIT))
 def test_a_timm_vit_keeps_and_masks_patches(tower):
     """Beside teachers, views of two sizes and a fusion tower, as the toolbox's own ViT."""
-    towers = cases.TOY.model["towers"] | dict(image=tower)
-    case = replace(cases.TOY, model=cases.TOY.model | dict(towers=towers))
+    towers = cases.EVERYTHING.model["towers"] | dict(image=tower)
+    case = replace(cases.EVERYTHING, model=cases.EVERYTHING.model | dict(towers=towers))
     testing.check_gradients(case)
     testing.check_one_call_per_tower(case)
     testing.check_ranks([case])
@@ -67,10 +67,10 @@ def test_a_timm_vit_keeps_and_masks_patches(tower):
 
 @each(dict(vit=IMAGES["vit"], dinov2=IMAGES["dinov2"]))
 def test_a_transformers_vit_masks_patches(tower, folders):
-    towers = cases.TOY.model["towers"] | dict(image=local(tower, folders))
-    objectives = dict(dino=dict(type="ToyDINO"), ibot=dict(type="ToyIBOT"))
-    model = cases.TOY.model | dict(towers=towers, objectives=objectives)
-    testing.check_gradients(replace(cases.TOY, model=model, sizes={}))
+    towers = cases.EVERYTHING.model["towers"] | dict(image=local(tower, folders))
+    objectives = dict(dino=dict(type="DINO", masks=cases.MASKS), ibot=dict(type="IBOT"))
+    model = cases.EVERYTHING.model | dict(towers=towers, objectives=objectives)
+    testing.check_gradients(replace(cases.EVERYTHING, model=model, sizes={}))
 
 
 @each(IMAGES | TEXTS)

@@ -1,7 +1,6 @@
 """The towers against plain implementations of the same functions, in float64."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from webssl_plugins.backbones._captions import length_buckets
-from webssl_plugins.backbones._common import drop_path, sincos_positions
+from webssl_plugins.backbones._common import sincos_positions
 from webssl_plugins.backbones.text_transformer import TextTransformer
 from webssl_plugins.backbones.vit import ViT
 from webssl_toolbox.objective import Need
@@ -254,19 +253,6 @@ def test_sincos_positions_equal_the_formula_of_mae():
             close(grid[row * 5 + column], torch.tensor(want))
     vit = ViT(**TINY, positions="sincos")
     close(vit.pos_embed[0], torch.cat([torch.zeros(1, 24), sincos_positions(4, 4, 24)]))
-
-
-def test_drop_path_drops_whole_rows_and_keeps_the_mean():
-    layout = (SimpleNamespace(rows=4000, length=2), SimpleNamespace(rows=1000, length=3))
-    out = drop_path(torch.ones(11000, 1), layout, 0.25)
-    for rows in (out[:8000].view(4000, 2), out[8000:].view(1000, 3)):
-        assert (rows == rows[:, :1]).all() and {0.0, 1 / 0.75} == set(rows.flatten().tolist())
-    assert abs(out.mean() - 1) < 0.03
-    vit = ViT(**TINY, drop_path=0.9)
-    image = segment(torch.randn(4, 3, 16, 16))
-    assert not torch.equal(vit([image])[0].pooled, vit([image])[0].pooled)
-    vit.eval()
-    assert torch.equal(vit([image])[0].pooled, vit([image])[0].pooled)
 
 
 def test_vit_errors_name_the_argument():

@@ -1,4 +1,4 @@
-"""Every objective, and the toy set that proves the protocol, under the shipped contract."""
+"""Every objective, and the sets that share encodings, under the shipped contract."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from webssl_toolbox import testing
 
 from . import cases
 
-ALL = cases.OBJECTIVES | dict(declip=cases.DECLIP, toy=cases.TOY)
+ALL = cases.OBJECTIVES | dict(declip=cases.DECLIP, everything=cases.EVERYTHING)
 each = pytest.mark.parametrize("case", ALL.values(), ids=ALL)
 
 

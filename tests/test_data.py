@@ -36,11 +36,12 @@ def test_an_epoch_holds_each_index_once_and_no_batch_crosses_into_the_next():
     steps = 23 // 4
     found = take(3 * steps)
     for batch in found:
-        assert len({epoch for epoch, _ in batch}) == 1
+        assert len({epoch for epoch, *_ in batch}) == 1
     epochs = [found[i : i + steps] for i in range(0, len(found), steps)]
-    orders = [[index for batch in epoch for _, index in batch] for epoch in epochs]
+    orders = [[index for batch in epoch for _, index, _ in batch] for epoch in epochs]
     for number, (epoch, order) in enumerate(zip(epochs, orders, strict=True)):
-        assert {e for batch in epoch for e, _ in batch} == {number}
+        assert {e for batch in epoch for e, *_ in batch} == {number}
+        assert [place for batch in epoch for *_, place in batch] == list(range(steps * 4))
         assert len(set(order)) == steps * 4 and set(order) <= set(range(23))
     assert orders[0] != orders[1] != orders[2], "every epoch is another order"
     assert take(3) != take(3, seed=1)

@@ -364,7 +364,16 @@ def test_type_tables_equal_the_signatures(document):
 
 
 @pytest.mark.parametrize(
-    "tool", ["train.py", "test.py", "print_config.py", "preview_views.py", "study.py", "plugins.py"]
+    "tool",
+    [
+        "train.py",
+        "test.py",
+        "print_config.py",
+        "preview_views.py",
+        "study.py",
+        "plugins.py",
+        "plan.py",
+    ],
 )
 def test_flag_table_equals_the_parser(tool):
     usage = subprocess.check_output([sys.executable, ROOT / "tools" / tool, "--help"], text=True)

@@ -7,17 +7,12 @@ in every form of ``own_data``, and ``configs``.
 
 from __future__ import annotations
 
-import json
 import logging
-import resource
 import runpy
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,6 +23,29 @@ from webssl_toolbox.engine.runner import Runner
 from webssl_toolbox.pretrainer import Pretrainer
 
 from . import cases
+from .mistakes import (
+    DATASET,
+    IMAGE,
+    OBJECTIVES,
+    STEP,
+    cut_off,
+    data,
+    full_disk,
+    full_gpu,
+    heir,
+    installed,
+    left_out,
+    mine,
+    no_images,
+    old_checkpoint,
+    option,
+    patched,
+    resume,
+    row,
+    train,
+    web_pages,
+    without,
+)
 from .own_data import write_own_data
 from .test_plugins import install  # noqa: F401 - a fixture
 
@@ -51,111 +69,10 @@ optim_wrapper = dict(optimizer=dict(type="AdamW", lr=1e-3))
 train_cfg = dict(max_iters=1)
 test_view = [dict(type="ResizeCenterCrop"), dict(type="Normalize")]
 """
-STEP = "checkpoints/step_00000001"
-
-Given = Callable[[pytest.FixtureRequest], object]
-
-
-@dataclass
-class Mistake:
-    typed: str  # a command, or lines of Python in a notebook
-    says: tuple[str, ...]  # what the sentence must hold: the offending name, and the remedy
-    files: dict[str, str] = field(default_factory=dict)  # that lie there besides
-    given: Given = lambda request: None  # brings about what else is not as it should be
-
-
-def row(typed: str, *says: str, **more: Any) -> Mistake:
-    return Mistake(typed, says, **more)
-
-
-def train(options: str, *says: str, **more: Any) -> Mistake:
-    return row(f"tools/train.py small.py --work-dir new {options}", *says, **more)
-
-
-def option(path: str, value: Any, *says: str, **more: Any) -> Mistake:
-    return train(f"--cfg-options {shlex.quote(f'{path}={value}')}", *says, **more)
-
-
-def resume(options: str, *says: str, **more: Any) -> Mistake:
-    return row(f"tools/train.py small.py --work-dir run --resume {options}", *says, **more)
-
-
-def mine(text: str, *says: str) -> Mistake:
-    """A config of one's own."""
-    return row("tools/train.py mine.py", *says, files={"mine.py": text})
-
-
-def heir(text: str, *says: str) -> Mistake:
-    """A config of one's own, whose second line follows ``_base_``."""
-    return mine(f"_base_ = 'small.py'\n{text}\n", *says)
-
-
-def data(kind: str, file: str, *says: str, text: str | None = None) -> Mistake:
-    dataset = dict(type=kind, file=file, root="images")
-    return option(DATASET, dataset, *says, files={} if text is None else {file: text})
-
-
-def patched(target: Any, name: str, value: Any) -> Given:
-    return lambda request: request.getfixturevalue("monkeypatch").setattr(target, name, value)
-
-
-def without(package: str) -> Given:
-    def given(request: pytest.FixtureRequest) -> None:
-        for name in [package, *(m for m in sys.modules if m.startswith(f"{package}."))]:
-            request.getfixturevalue("monkeypatch").setitem(sys.modules, name, None)
-
-    return given
-
-
-def installed(*names: str, code: str | None = None, brings: str | None = None) -> Given:
-    def given(request: pytest.FixtureRequest) -> None:
-        for name in names:
-            request.getfixturevalue("install")(name, code, name=brings or name.title())
-
-    return given
-
-
-def left_out(request: pytest.FixtureRequest) -> None:
-    installed("acme")(request)
-    request.getfixturevalue("monkeypatch").setenv("WEBSSL_PLUGINS", "amce")
-
-
-def full_gpu(*arguments: Any) -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has none.")
-
-
-def full_disk(request: pytest.FixtureRequest) -> None:
-    """Lets no file grow as large as a checkpoint."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
-    request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard)))
-
-
-def old_checkpoint(request: pytest.FixtureRequest) -> None:
-    file = Path("run", STEP, "state.json")
-    state = json.loads(file.read_text())
-    file.write_text(json.dumps(state | {"format": 0, "versions": {"webssl_toolbox": "0.0.1"}}))
-
-
-def cut_off(request: pytest.FixtureRequest) -> None:
-    file = Path("run", STEP, "model.safetensors")
-    file.write_bytes(file.read_bytes()[:1000])
-
-
-def web_pages(request: pytest.FixtureRequest) -> None:
-    """What a downloader leaves of links that no longer work."""
-    for image in Path("images").rglob("*.jpg"):
-        image.write_text("<html>404 Not Found</html>")
-
-
-def no_images(request: pytest.FixtureRequest) -> None:
-    shutil.rmtree("images")
-    Path("images").mkdir()
-
 
 # -- the table -----------------------------------------------------------------------------------
 
-DATASET, OBJECTIVES, IMAGE = "train_dataloader.dataset", "model.objectives", "model.towers.image"
+OPTIM = "optim_wrapper"
 PAIR = '{"image": "cat/0.jpg", "caption": "a cat"}'
 BOX = '{"images": [{"id": 1, "file_name": "cat/0.jpg"}], "annotations": [{"bbox": [1, 2, 3, 4]}]}'
 COCO = "coco/annotations/captions_train2017.json"
@@ -242,6 +159,25 @@ MODELS = {
     "optimizer not fused": option(
         "optim_wrapper.optimizer.type", "RMSprop", "RMSprop has no fused step", "use AdamW"
     ),
+    "group misspelt": option(
+        f"{OPTIM}.groups",
+        {"patches": {"of": "towers.image.patch_embde", "lr_mult": 0.2}},
+        *("groups.patches.of", "towers.image has no 'patch_embde'", "did you mean 'patch_embed'"),
+    ),
+    "group of what is not trained": option(
+        f"{OPTIM}.groups",
+        {"all": {"of": "towers"}, "image": {"of": "towers.image"}, "text": {"of": "towers.text"}},
+        *("groups.all has nothing to train", "others of groups take them", "leave it out"),
+    ),
+    "module of another optimizer misspelt": option(
+        f"{OPTIM}.parts",
+        {"image": {"of": "image", "optimizer": {"type": "SGD"}}},
+        *("parts.image.of: the model has no 'image'", "spaces, towers"),
+    ),
+    "layers not counted": option(
+        f"{OPTIM}.layer_decay", 0.9, "layer_decay: towers.text", "as a ViT does", "leave it out"
+    ),
+    "clipping misspelt": option(f"{OPTIM}.clip_per", "tower", "'tower' is not", "model, module"),
     "wandb missing": row(
         "tools/train.py wandb.py",
         *("vis_backends.w", "pip install wandb"),
@@ -278,6 +214,16 @@ RUNS = {
         "tools/test.py small.py a.pth", "a.pth is refused", "give the work", files={"a.pth": ""}
     ),
     "no such run": row("tools/test.py small.py rnu", "rnu is not a checkpoint", "give the work"),
+    "start from a pickle": option(
+        "load_from", "a.pth", "a.pth is refused", "give the work dir", files={"a.pth": ""}
+    ),
+    "start from nowhere": option(
+        "load_from", "rnu", "rnu is not a checkpoint", "give the work dir"
+    ),
+    "start at another width": train(
+        f"--cfg-options load_from=run {IMAGE}.width=32",
+        *("load_from: towers.image.", "in this config", "the size that it was saved with"),
+    ),
     "nothing to measure": row("tools/test.py small.py run", "small.py", "no evaluation.evaluators"),
     "work dir below a file": row(
         "tools/train.py small.py --work-dir small.py/new", "small.py/new: Not a", "permissions"

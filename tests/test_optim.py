@@ -37,7 +37,7 @@ class Net(nn.Module):
 
 def wrap(model, clip=None, **parts):
     parts = {name: OptimizerPart(of, dict(optimizer)) for name, (of, optimizer) in parts.items()}
-    return OptimWrapper(Cfg(dict(ADAMW), parts, clip, "fp32"), model, CPU)
+    return OptimWrapper(Cfg(ADAMW, parts, clip_grad=clip, precision="fp32"), model, CPU)
 
 
 def batch(step):
@@ -135,15 +135,18 @@ def test_state_of_other_parts_is_refused(tmp_path, parts):
 
 
 MISTAKES = {
-    "no such module": (dict(image=("towers.imgae", SGD)), "parts.image.of: .*'towers.image'"),
-    "a frozen module": (dict(image=("towers.frozen", SGD)), "image.optimizer has nothing to train"),
+    "no such module": (
+        dict(image=("towers.imgae", SGD)),
+        "parts.image.of: towers has no 'imgae'; did you mean 'image'",
+    ),
+    "a frozen module": (dict(image=("towers.frozen", SGD)), "parts.image has nothing to train"),
     "twice": (
         dict(a=("head", SGD), b=("head", SGD)),
-        "optim_wrapper.parts.b.optimizer has nothing to train.*leave that part out",
+        "optim_wrapper.parts.b has nothing to train.*leave it out",
     ),
     "nothing left": (
         dict(a=("towers", SGD), b=("head", SGD)),
-        "optim_wrapper.optimizer has nothing to train.*remove one of optim_wrapper.parts",
+        "optim_wrapper.optimizer has nothing to train.*parts take all; remove one",
     ),
     "an unknown type": (
         dict(image=("head", dict(type="SDG"))),
@@ -165,7 +168,7 @@ def test_a_wrong_part_is_refused(parts, message):
 def test_what_got_no_gradient_is_named_by_its_outermost_module():
     model = Net()
     wrapper = wrap(model)
-    with pytest.raises(ValueError, match=r"no objective trains towers \(4 parameters\)"):
+    with pytest.raises(ValueError, match=r"no objective trains towers\.image, towers\.text \(4 "):
         wrapper.update(model.head(torch.ones(3)).sum())
 
 

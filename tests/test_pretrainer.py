@@ -166,14 +166,14 @@ def test_schedules_reach_their_ends():
 
 
 def test_evaluation_is_a_pure_function_of_the_inputs():
-    model = build(cases.TOY).eval()
-    batch = inputs(model, cases.TOY)
+    model = build(cases.EVERYTHING).eval()
+    batch = inputs(model, cases.EVERYTHING)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     kept = {key: value.clone() for key, value in batch.items()}
     torch.manual_seed(1)
     first = model(batch)
     torch.manual_seed(2)
-    model(inputs(model, cases.TOY, draw=5))
+    model(inputs(model, cases.EVERYTHING, draw=5))
     second = model(batch)
     for one, two in zip(first, second, strict=True):
         assert all(torch.equal(one[key], two[key]) for key in one)

@@ -15,7 +15,7 @@ from PIL import Image
 from webssl_toolbox.data.collate import Tokens
 from webssl_toolbox.registry import MODELS
 
-from . import cases, toy  # noqa: F401 - registers what the toy model is made of
+from . import cases
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tools"))  # of its private neighbours
@@ -84,7 +84,7 @@ def test_each_input_of_a_tower_is_a_column(cfg, monkeypatch):
     views = {name: IMAGE for name in ("v1", "g1", "g2", "l1", "l2", "unused")} | dict(text=TEXT)
     views |= dict(g1_mask=[block], g2_mask=[block], v1_keep=[keep])
     views |= dict(text_mae=[*TEXT, dict(type="DropTokens")])
-    cfg["train_dataloader"]["views"], cfg["model"] = views, cases.TOY.model
+    cfg["train_dataloader"]["views"], cfg["model"] = views, cases.EVERYTHING.model
     columns = drawn(cfg, monkeypatch)
     assert list(columns) == [
         ("sample", "captions"),

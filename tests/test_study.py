@@ -13,10 +13,12 @@ import pytest
 
 from webssl_toolbox.engine.config import load_config
 from webssl_toolbox.engine.settings import settings_from
-from webssl_toolbox.study.grid import Cell, Study, budgets, study_from
-from webssl_toolbox.study.report import Interval, Report, differences, intervals
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tools"))  # of its private neighbours
+from _grid import Cell, Study, budgets, study_from  # noqa: E402
+from _report import Interval, Report, differences, intervals  # noqa: E402
+
 CONFIG = ROOT / "configs/study/declip_ablation.py"
 STUDY = Study(
     variants={"base": {}, "more": {"model.x": 1}},

@@ -9,7 +9,8 @@ the least that a program computes which encodes each view by itself: the same to
 backward on the same views, one view a call, captions padded to 77 tokens, gradients from the sum of
 the pooled outputs, and a fused AdamW step over the towers. No losses, heads or spaces. The bound of
 MAE is its tower on the kept patches alone, then its decoder on whole sequences, whose sum gives the
-gradients; no map to pixels and no loss.
+gradients; no map to pixels and no loss. That of DINO has the teacher's forward, and a teacher that
+does not follow.
 
 Both alternate in one run on one thread, since the load of a machine changes from minute to minute:
 ratios hold, absolute times do not. On a CPU they are the process's own seconds, without the time it
@@ -49,6 +50,7 @@ from webssl_toolbox.towers import Segment, Tower, is_text
 CONTEXT, CAPTION = 77, 20  # tokens that the bound pads to, and tokens that a caption has
 HIDDEN = 0.15  # of the words, for masked language modelling
 KEPT = 0.25  # of the patches, for MAE
+LOCAL = 48  # side in pixels of views whose name begins with an l: local crops
 OPTIMIZER = dict(lr=1e-4, weight_decay=0.1, betas=(0.9, 0.98))
 
 VIT = dict(type="ViT", patch_size=16, width=384, depth=12, heads=6, input_size=96)
@@ -56,6 +58,7 @@ RESNET = dict(type="CLIPResNet", depths=(3, 4, 6, 3), width=64, input_size=64, p
 TEXT = dict(type="TextTransformer", width=256, depth=4, heads=4)
 JOINT = dict(joint=dict(type="JointSpace", dim=512))
 DECODER = dict(decoder=dict(type="MaskDecoder", dim=256, depth=4, heads=8))
+PROTOTYPES = dict(type="Prototypes", count=8192)
 DECLIP = dict(
     clip=dict(type="CLIP", weight=0.4),
     multi_view=dict(type="MultiView", weight=0.2),
@@ -99,6 +102,12 @@ METHODS = {
     "mae": Method(
         dict(mae=dict(type="MAE")), dict(image=VIT | dict(positions="sincos")), DECODER, batch=32
     ),
+    "dino": Method(
+        dict(dino=dict(type="DINO", locals=("l1", "l2", "l3", "l4"))),
+        dict(image=VIT, image_ema=dict(type="EMA", of="towers.image")),
+        dict(proto=PROTOTYPES, proto_ema=dict(type="EMA", of="spaces.proto")),
+        batch=16,
+    ),
 }
 
 Step = Callable[[], None]
@@ -119,7 +128,8 @@ def _draw_row(model: Pretrainer, rng: np.random.Generator) -> dict[str, Any]:
             patches = cast(Tower, model.towers["image"]).num_patches()
             row[view] = np.sort(rng.permutation(patches)[: int(KEPT * patches)])
         else:
-            size: Any = model.towers["image"].input_size
+            local = view.startswith("l")
+            size: Any = LOCAL if local else model.towers["image"].input_size
             row[view] = rng.standard_normal((3, size, size), dtype=np.float32)
     return row
 
@@ -171,7 +181,8 @@ def bound(method: Method, device: torch.device, precision: str = "fp32") -> Step
     ]
     decoder: Any = dict(model.spaces.items()).get("decoder")
     bare = ("towers.", "spaces.decoder.")
-    parameters = [p for name, p in model.named_parameters() if name.startswith(bare)]
+    trained = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+    parameters = [p for name, p in trained if name.startswith(bare)]
     optimizer = torch.optim.AdamW(parameters, **OPTIMIZER, fused=True)  # type: ignore[arg-type]
 
     def step() -> None:
@@ -242,6 +253,26 @@ def alternate(
         for who in sorted(steps, reverse=bool(i % 2)):
             times[who].append(seconds(steps[who], device))
     return times
+
+
+def compare(
+    steps: Mapping[str, Step], a: str, b: str, rounds: int, device: torch.device
+) -> list[str]:
+    """Returns the median ratio of the times of ``a`` and ``b``, and that of their shortest."""
+    for step in steps.values():
+        step()
+    times = alternate(steps, rounds, device)
+    ratios = [x / y for x, y in zip(times[a], times[b], strict=True)]
+    return [f"{statistics.median(ratios):.2f}", f"{min(times[a]) / min(times[b]):.2f}"]
+
+
+def work(steps: Mapping[str, Step]) -> list[str]:
+    """Returns a table of what steps count, in Markdown."""
+    lines = ["| step | GFLOPs, without attention on a CPU | ATen calls |", "|---|---:|---:|"]
+    for name, step in steps.items():
+        flops, calls = count(step)
+        lines.append(f"| {name} | {flops / 1e9:.1f} | {calls.total()} |")
+    return lines
 
 
 def measure(name: str, rounds: int, device: torch.device, precision: str) -> dict[str, Any]:

@@ -22,7 +22,6 @@ Steps alternate in one run and are timed as in ``tools/benchmark.py``, whose wor
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -36,10 +35,10 @@ from benchmark import (
     VIT,
     Method,
     Step,
-    alternate,
-    count,
+    compare,
     draw_inputs,
     training_step,
+    work,
 )
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -123,17 +122,6 @@ def contrast(args: argparse.Namespace, device: torch.device) -> list[str]:
     return lines
 
 
-def compare(
-    steps: Mapping[str, Step], a: str, b: str, rounds: int, device: torch.device
-) -> list[str]:
-    """Returns the median ratio of the times of ``a`` and ``b``, and that of their shortest."""
-    for step in steps.values():
-        step()
-    times = alternate(steps, rounds, device)
-    ratios = [x / y for x, y in zip(times[a], times[b], strict=True)]
-    return [f"{statistics.median(ratios):.2f}", f"{min(times[a]) / min(times[b]):.2f}"]
-
-
 def lightly_step(images: Tensor, precision: str) -> Step | None:
     """Returns a step of lightly's MAE; None where it, timm or torchvision is not installed."""
     try:
@@ -191,11 +179,7 @@ def beside_lightly(args: argparse.Namespace, device: torch.device) -> list[str]:
         return ["lightly, timm or torchvision is not installed: no comparison with lightly's MAE"]
     steps = {"here": training_step(model, inputs, device, args.precision), "lightly": theirs}
     median, least = compare(steps, "here", "lightly", args.rounds, device)
-    lines = ["| step | GFLOPs, without attention on a CPU | ATen calls |", "|---|---:|---:|"]
-    for name, step in steps.items():
-        flops, calls = count(step)
-        lines.append(f"| {name} | {flops / 1e9:.1f} | {calls.total()} |")
-    return [*lines, "", f"time here / lightly: median {median}, min / min {least}"]
+    return [*work(steps), "", f"time here / lightly: median {median}, min / min {least}"]
 
 
 def main() -> None:

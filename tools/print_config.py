@@ -1,4 +1,4 @@
-"""Checks a config and prints it with all that it inherits, or who trains what.
+"""Checks a config and prints it with all that it inherits, or its parameter groups.
 
 ``python tools/print_config.py configs/declip_r50.py --cfg-options train_cfg.max_iters=100``
 """
@@ -20,7 +20,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--param-groups",
         action="store_true",
-        help="run a step without numbers, and print which optimizer trains which parameters",
+        help="run a step without numbers, and print the parameter groups of each optimizer",
     )
     return parser.parse_args()
 
@@ -44,26 +44,42 @@ def main() -> None:
 
 
 def print_groups(settings: Any) -> None:
-    """Prints the parameters of each module under its optimizer, decayed and not."""
+    """Prints the parameter groups of each optimizer: what is in them, their rates and decay.
+
+    A group is named by the outermost modules in it; of those that hold matrices (decayed) and
+    others (not), by the same name in two rows.
+    """
     from rich.console import Console
     from rich.table import Table
 
     from webssl_toolbox.engine.dry_run import dry_run
+    from webssl_toolbox.engine.groups import outermost
     from webssl_toolbox.engine.parts import split
 
-    table = Table("module", "optimizer", "lr", "weight decay", "decayed", "not decayed")
-    for column in table.columns[4:]:
-        column.justify = "right"
-    for part in split(settings.optim_wrapper, dry_run(settings.model)):
-        modules: dict[str, list[int]] = {}
+    console = Console(width=120, highlight=False)
+    parts = split(settings.optim_wrapper, dry_run(settings.model))
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    for part in parts:
         for name, parameter in part.parameters.items():
-            sizes = modules.setdefault(".".join(name.split(".")[:2]), [0, 0])
-            sizes[parameter.ndim < 2] += parameter.numel()
-        for module, (decayed, rest) in modules.items():
-            rates = (show(part.cfg.get(key, "its default")) for key in ("lr", "weight_decay"))
-            table.add_row(module, part.cfg["type"], *rates, f"{decayed:,}", f"{rest:,}")
-        table.add_section()
-    Console(width=120).print(table)
+            kinds[parameter.ndim >= 2].append(name)
+    for part in parts:
+        lr, decay = (show(part.cfg.get(key, "torch's")) for key in ("lr", "weight_decay"))
+        of = f" of {part.of}" if part.of else ""
+        console.print(f"{part.where}{of}: {part.cfg['type']}, lr {lr}, weight decay {decay}")
+        table = Table("group")
+        for column in ("tensors", "parameters", "lr x", "weight decay x", "frozen steps"):
+            table.add_column(column, justify="right")
+        for share, group in part.groups.items():
+            modules = dict.fromkeys(
+                module
+                for kind in kinds.values()
+                for module in outermost([name for name in kind if name in group], kind)
+            )
+            count = sum(parameter.numel() for parameter in group.values())
+            multipliers = (f"{value:.4g}" for value in (share.lr_mult, share.decay_mult))
+            row = (", ".join(modules), f"{len(group)}", f"{count:,}", *multipliers)
+            table.add_row(*row, f"{share.freeze:,}")
+        console.print(table)
 
 
 def show(schedule: Any) -> str:

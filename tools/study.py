@@ -24,8 +24,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from webssl_toolbox.study.grid import Cell, Study, budgets, study_from
-from webssl_toolbox.study.report import Report
+from _grid import Cell, Study, budgets, study_from
+from _report import Report
 
 logger = logging.getLogger("webssl_toolbox")
 

@@ -75,6 +75,11 @@ class EMA(Tower, Space):
         module: Any = self.module
         return module.num_patches(size)
 
+    def class_attention(self, images: torch.Tensor) -> torch.Tensor | None:
+        """As the source."""
+        module: Any = self.module
+        return module.class_attention(images)
+
     @torch.no_grad()
     def forward(self, *args: Any) -> Any:
         """Runs the copy, as a tower on segments or as a space on features."""

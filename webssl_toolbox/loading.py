@@ -11,6 +11,7 @@ import torch
 from .encoder import Encoder
 from .engine import checkpoint
 from .engine.settings import check_inference
+from .engine.start import newest
 from .registry import MODELS
 
 
@@ -30,12 +31,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
         FileNotFoundError: there is no checkpoint.
         ValueError: a damaged checkpoint, a pickle, or a config with an unknown type.
     """
-    path = Path(path)
-    if (path / "checkpoints").is_dir():
-        found = checkpoint.latest(path / "checkpoints")
-        if found is None:
-            raise FileNotFoundError(f"{path / 'checkpoints'} holds no checkpoint yet")
-        path = found
+    path = newest(Path(path))
     state = checkpoint.verify(path)
     # Only what inference takes: the dataset may be of a plugin that is not installed here.
     config = state.get("config")
@@ -56,6 +52,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
 def without_initial_weights(model: Mapping[str, Any]) -> dict[str, Any]:
     """Drops ``pretrained`` of every tower: for models whose weights come later, or never.
 
+    These are not compiled either: they see few batches, and of many sizes.
+
     Args:
         model: the ``model`` section of a config.
     """
@@ -63,4 +61,4 @@ def without_initial_weights(model: Mapping[str, Any]) -> dict[str, Any]:
         name: tower and {key: value for key, value in tower.items() if key != "pretrained"}
         for name, tower in model.get("towers", {}).items()
     }
-    return {**model, "towers": towers}
+    return {key: value for key, value in model.items() if key != "compile"} | {"towers": towers}

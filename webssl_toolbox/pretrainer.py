@@ -39,6 +39,7 @@ class Pretrainer(nn.Module):
         spaces: ``{name: dict(type=...)}``, likewise.
         seed: initial weights are a function of it and of each module's name.
         chunks: towers run the batch in so many checkpointed pieces: less memory, equal gradients.
+        compile: whether each tower is compiled, when it is first called with views of a size.
 
     Raises:
         ValueError: an unknown type, argument, tower or space, naming the nearest valid one.
@@ -51,6 +52,7 @@ class Pretrainer(nn.Module):
         spaces: Config | None = None,
         seed: int = 0,
         chunks: int = 1,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if chunks < 1:
@@ -71,6 +73,9 @@ class Pretrainer(nn.Module):
             if isinstance(space, EMA):  # only now has its source all that objectives attach
                 space.follow(self.spaces[_source(space.of, "spaces", self.spaces)])
         self._running_stats = RunningStats(self)
+        if compile:
+            for tower in self._towers().values():
+                tower.compile()  # in place: names in the state dict stay
 
     # -- building ------------------------------------------------------------------------------
 

@@ -134,6 +134,7 @@ def check_state_round_trip(case: Case) -> None:
     _train(model, case)
     twin = build(case)
     twin.load_state_dict(model.state_dict())
+    twin.step, twin.total = model.step, model.total  # which schedules read
     first, second = (m(inputs(m, case, draw=7))[0] for m in (model, twin))
     for name, loss in first.items():
         assert torch.equal(loss, second[name]), f"{name} differs after a state dict round trip"

@@ -82,12 +82,14 @@ class Tower(nn.Module):
         token_width: channels of ``Encoding.tokens``.
         input_size: side of the images in pixels, for towers that take images.
         tokenizer: ids <-> text, for towers that take text.
+        layers: what ``layer_of`` gives behind the last block; 0 where layers are not counted.
     """
 
     width: int
     token_width: int
     input_size: int | None = None
     tokenizer: Any = None
+    layers: int = 0
 
     def plan(self, needs: frozenset[Need]) -> None:
         """Creates or freezes what no need uses (mask token, pooling head).
@@ -103,6 +105,33 @@ class Tower(nn.Module):
     def num_patches(self, size: int | None = None) -> int:
         """Returns the number of patches of a ``size`` x ``size`` image (default: input_size)."""
         raise ValueError(f"{type(self).__name__} has no patches, so views of it cannot be masked")
+
+    def class_attention(self, images: Tensor) -> Tensor | None:
+        """Returns what the class token attends to in the last block, or None without one.
+
+        Optional: for pictures.
+
+        Args:
+            images: ``[B, 3, S, S]``.
+
+        Returns:
+            ``[B, heads, patches]``; what is left to 1 goes to the class token and registers.
+        """
+        return None
+
+    def layer_of(self, name: str) -> int:
+        """Returns the layer of a parameter: 0 for the embedding, 1 for the first block, and so on.
+
+        Optional: ``optim_wrapper.layer_decay`` needs it.
+        """
+        raise NotImplementedError
+
+    def fit(self, name: str, stored: Tensor) -> Tensor:
+        """Returns a stored tensor, of another shape than its own, as this tower would have it.
+
+        Optional: positions for another ``input_size``. What cannot be fitted stays as it is.
+        """
+        return stored
 
 
 def is_text(view: str) -> bool:

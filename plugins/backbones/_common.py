@@ -137,12 +137,22 @@ class Attention(nn.Module):
         """Maps ``[total, width]`` to the same shape."""
         out = []
         for qkv, group in zip(unpack(self.qkv(x), layout), layout, strict=True):
-            # Unbound before it is transposed: the gradient comes back in qkv's own memory order.
-            parts = qkv.view(group.rows, group.length, 3, self.heads, -1).unbind(2)
-            q, k, v = (part.transpose(1, 2) for part in parts)
+            q, k, v = self._split(qkv)
             y = attention(q, k, v, group.mask, self.causal)
             out.append(y.transpose(1, 2).flatten(2))
         return self.proj(pack(out))
+
+    def of_first(self, x: Tensor) -> Tensor:
+        """Returns what the first token of ``[B, L, width]`` attends to, ``[B, heads, L]``."""
+        q, k, _ = self._split(self.qkv(x))
+        logits = (q[:, :, :1] * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        return logits.squeeze(2).softmax(-1)
+
+    def _split(self, qkv: Tensor) -> list[Tensor]:
+        """Returns queries, keys and values ``[B, heads, L, D]`` of ``[B, L, 3 * width]``."""
+        # Unbound before it is transposed: the gradient comes back in qkv's own memory order.
+        parts = qkv.unflatten(2, (3, self.heads, -1)).unbind(2)
+        return [part.transpose(1, 2) for part in parts]
 
 
 class MLP(nn.Module):
@@ -189,15 +199,28 @@ class LayerScale(nn.Module):
         return torch.addcmul(x, branch, self.gamma)
 
 
-def drop_path(x: Tensor, layout: Layout, rate: float) -> Tensor:
-    """Zeroes ``x`` ``[total, width]`` in random rows (arXiv 1603.09382) and scales up the rest."""
-    rows = sum(group.rows for group in layout)
-    kept = torch.empty(rows, dtype=x.dtype, device=x.device).bernoulli_(1 - rate).div_(1 - rate)
-    by_group = torch.split(kept, [group.rows for group in layout])
-    tokens = [
-        k[:, None, None].expand(-1, g.length, 1) for k, g in zip(by_group, layout, strict=True)
-    ]
-    return x * pack(tokens)
+def draw_rows(
+    layout: Layout, counts: Sequence[int], device: torch.device
+) -> tuple[list[Tensor], Layout]:
+    """Draws rows of each group, without waiting for the device.
+
+    Args:
+        layout: of the whole stream.
+        counts: how many rows of each group.
+        device: of the stream.
+
+    Returns:
+        For each group, int64 places of the drawn tokens in the stream; and the layout of these.
+    """
+    places, drawn, first = [], [], 0
+    for group, count in zip(layout, counts, strict=True):
+        rows = torch.randperm(group.rows, device=device)[:count]
+        tokens = torch.arange(first, first + group.length, device=device)
+        places.append((rows[:, None] * group.length + tokens).flatten())
+        mask = None if group.mask is None else group.mask.index_select(0, rows)
+        drawn.append(Group(count, group.length, mask))
+        first += group.rows * group.length
+    return places, tuple(drawn)
 
 
 class Block(nn.Module):
@@ -210,7 +233,9 @@ class Block(nn.Module):
         ffn: ``'mlp'`` or ``'swiglu'``.
         activation: ``'gelu'`` or ``'quick_gelu'``, of the MLP.
         layer_scale: initial LayerScale, or None for none.
-        drop_path: probability to drop each residual branch of a row in training.
+        drop_path: share of the rows of each group, rounded, that a residual branch leaves out in
+            training (arXiv 1603.09382). They are not computed, as in DINOv2 (arXiv 2304.07193,
+            section 5); the others count for more, so that the mean is that of the whole branch.
         qkv_bias: whether queries, keys and values have a bias.
         norm_eps: of the layer norms.
         causal: whether tokens see the tokens before them only.
@@ -243,13 +268,38 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Maps ``[total, width]`` to the same shape."""
-        x = self._add(x, self.attn(self.norm1(x), layout), self.ls1, layout)
-        return self._add(x, self.mlp(self.norm2(x)), self.ls2, layout)
+        x = self._add(x, layout, self._attend, self.ls1)
+        return self._add(x, layout, self._transform, self.ls2)
 
-    def _add(self, x: Tensor, branch: Tensor, scale: LayerScale | None, layout: Layout) -> Tensor:
-        if self.drop_path and self.training:
-            branch = drop_path(branch, layout, self.drop_path)
-        return x + branch if scale is None else scale(x, branch)
+    def _attend(self, x: Tensor, layout: Layout) -> Tensor:
+        return self.attn(self.norm1(x), layout)
+
+    def _transform(self, x: Tensor, layout: Layout) -> Tensor:
+        return self.mlp(self.norm2(x))
+
+    def _add(
+        self,
+        x: Tensor,
+        layout: Layout,
+        branch: Callable[[Tensor, Layout], Tensor],
+        scale: LayerScale | None,
+    ) -> Tensor:
+        rate = self.drop_path if self.training else 0.0
+        counts = [max(1, round(group.rows * (1 - rate))) for group in layout]
+        if counts == [group.rows for group in layout]:
+            out = branch(x, layout)
+            return x + out if scale is None else scale(x, out)
+        # Pays from a rate of 0.1 on: a block takes 0.94 of its time there, 0.82 at 0.2, 0.65 at 0.4
+        # (ViT-S, float32, one core); computed whole, with rows zeroed, it takes 1.04.
+        places, drawn = draw_rows(layout, counts, x.device)
+        out = branch(x.index_select(0, torch.cat(places)), drawn)
+        if scale is not None:
+            out = out * scale.gamma
+        x = x.clone()
+        pieces = torch.split(out.to(x.dtype), [len(place) for place in places])
+        for place, piece, group, count in zip(places, pieces, layout, counts, strict=True):
+            x.index_add_(0, place, piece, alpha=group.rows / count)
+        return x
 
 
 def init_linears(module: nn.Module) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from math import isqrt
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from webssl_toolbox.objective import Need
 from webssl_toolbox.towers import Encoding, Part, Segment, Tower
@@ -45,7 +49,9 @@ class ViT(Tower):
         activation: ``'gelu'`` or ``'quick_gelu'`` (OpenAI's models), of the MLP.
         registers: number of register tokens.
         layer_scale: initial LayerScale (DINOv2: 1e-5), or None for none.
-        drop_path: stochastic depth of the last block; it grows linearly from 0.
+        drop_path: stochastic depth of the last block; it grows linearly from 0. What is dropped is
+            not computed.
+        drop_path_uniform: whether all blocks have this rate, as in DINOv2.
         positions: ``'learned'``, or ``'sincos'``: fixed, as in MAE.
         pool: ``'cls'``, or ``'mean'`` of the patches; after the last norm.
         class_token: whether there is a class token.
@@ -54,6 +60,8 @@ class ViT(Tower):
         pre_norm: whether a layer norm comes before the first block, as in CLIP.
         freeze_patch_embed: whether the patch projection stays as it was drawn, which keeps training
             stable (MoCo v3, arXiv 2104.02057, section 4).
+        checkpoint: whether the backward pass computes each block again, so that the forward pass
+            keeps one tensor of each (arXiv 1604.06174).
 
     Raises:
         ValueError: the arguments contradict one another.
@@ -76,6 +84,7 @@ class ViT(Tower):
         registers: int = 0,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
+        drop_path_uniform: bool = False,
         positions: str = "learned",
         pool: str = "cls",
         class_token: bool = True,
@@ -83,21 +92,26 @@ class ViT(Tower):
         norm_eps: float = 1e-6,
         pre_norm: bool = False,
         freeze_patch_embed: bool = False,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         if positions not in ("learned", "sincos"):
             raise ValueError(f"positions={positions!r} is neither 'learned' nor 'sincos'")
         if pool not in ("cls", "mean"):
             raise ValueError(f"pool={pool!r} is neither 'cls' nor 'mean'")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path={drop_path} must be at least 0 and below 1")
         if pool == "cls" and not class_token:
             raise ValueError("pool='cls' needs class_token=True; or set pool='mean'")
         size = published(
             ARCHS, arch, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio, ffn=ffn
         )
         self.width = self.token_width = width = size.width
+        self.layers = size.depth + 1
         self.patch_size = patch_size
         self.input_size = input_size
         self.pool = pool
+        self.checkpoint = checkpoint
         self.prefix = int(class_token) + registers
 
         self.patch_embed = PatchEmbed(patch_size, width)
@@ -118,7 +132,7 @@ class ViT(Tower):
                 ffn=size.ffn,
                 activation=activation,
                 layer_scale=layer_scale,
-                drop_path=drop_path * i / max(size.depth - 1, 1),
+                drop_path=drop_path * (1 if drop_path_uniform else i / max(size.depth - 1, 1)),
                 qkv_bias=qkv_bias,
                 norm_eps=norm_eps,
             )
@@ -153,6 +167,22 @@ class ViT(Tower):
     def num_patches(self, size: int | None = None) -> int:
         return self.patch_embed.count(size or self.input_size)
 
+    def layer_of(self, name: str) -> int:
+        module, _, rest = name.partition(".")
+        if module == "blocks":
+            return 1 + int(rest.partition(".")[0])
+        return self.layers if module == "norm" else 0
+
+    def fit(self, name: str, stored: Tensor) -> Tensor:
+        if name != "pos_embed":
+            return stored
+        first = self.pos_embed.shape[1] - self.num_patches()
+        prefix, grid = stored[0].tensor_split([first])
+        if isqrt(len(grid)) ** 2 != len(grid):  # it has a class token, and this one none, or so
+            return stored
+        size = self.patch_embed.grid(self.input_size, self.input_size)
+        return torch.cat([prefix, resize_positions(grid, size)])[None]
+
     def forward(self, segments: list[Segment]) -> list[Encoding]:
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, segment in enumerate(segments):
@@ -166,7 +196,10 @@ class ViT(Tower):
         if self.norm_pre is not None:
             x = self.norm_pre(x)
         for block in self.blocks:
-            x = block(x, layout)
+            if self.checkpoint:
+                x = checkpoint(block, x, layout, use_reentrant=False)
+            else:
+                x = block(x, layout)
         x = self.norm(x)
 
         encodings: dict[int, Encoding] = {}
@@ -177,6 +210,20 @@ class ViT(Tower):
             pairs = zip(torch.split(pooled, rows), torch.split(tokens, rows), strict=True)
             encodings |= {i: Encoding(*pair) for i, pair in zip(group, pairs, strict=True)}
         return [encodings[i] for i in range(len(segments))]
+
+    def class_attention(self, images: Tensor) -> Tensor | None:
+        if self.cls_token is None:
+            return None
+        x = self._embed([Part("images", images)])
+        layout = (Group(*x.shape[:2]),)
+        x = pack([x])
+        if self.norm_pre is not None:
+            x = self.norm_pre(x)
+        for block in self.blocks[:-1]:
+            x = block(x, layout)
+        last: Any = self.blocks[-1]
+        (x,) = unpack(last.norm1(x), layout)
+        return last.attn.of_first(x)[:, :, self.prefix :]
 
     def _embed(self, parts: list[Part]) -> Tensor:
         """Returns the tokens ``[B, prefix + patches, width]`` of views that share a shape."""

@@ -68,12 +68,13 @@ class BlockMask(PatchTransform):
 
     As in DINOv2, rectangles of at least four patches and an aspect between 0.3 and 1/0.3 are added
     until the drawn share is reached or ten tries fit nothing more, so the share is an upper bound.
-    DINOv2 spreads the shares evenly over a batch; here each image draws its own, uniformly, and
-    depends on no other.
+    As there, shares spread evenly over the masked images of a batch, in a random order; over the
+    global batch, where DINOv2 regards that of a GPU, and for each view by itself. Outside of a
+    batch they are drawn at random.
 
     Args:
         ratio: range of the share of patches to hide in an image that is masked.
-        prob: probability that an image is masked at all.
+        prob: share of the images that are masked at all.
         tower: whose patches.
         size: side of the view in pixels; None for the tower's input size.
     """
@@ -102,9 +103,11 @@ class BlockMask(PatchTransform):
             )
 
     def __call__(self, value: Any, sample: Sample, rng: np.random.Generator) -> Any:
-        drawn, share = rng.random(2).tolist()
-        low, high = self.ratio
-        target = int(self.patches * (low + (high - low) * share)) if drawn < self.prob else 0
+        stratum = rng.random() if sample.stratum is None else sample.stratum
+        target = 0
+        if stratum < self.prob:
+            low, high = self.ratio
+            target = int(self.patches * (low + (high - low) * stratum / self.prob))
         return PatchMask(block_mask(self.side, target, rng).ravel())
 
 

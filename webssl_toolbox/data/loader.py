@@ -24,21 +24,23 @@ HOST = (".length", ".present")  # how inputs end that towers plan with
 
 
 class _Drawn(torch.utils.data.Dataset):
-    """``[(epoch, index), ...]`` -> the views of these samples, as a batch."""
+    """``[(epoch, index, position), ...]`` -> the views of these samples, as a batch."""
 
-    def __init__(self, dataset: Dataset, views: Views, seed: int) -> None:
-        self.dataset, self.views, self.seed = dataset, views, seed
+    def __init__(self, dataset: Dataset, views: Views, batch_size: int, seed: int) -> None:
+        self.dataset, self.views, self.batch_size, self.seed = dataset, views, batch_size, seed
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> dict[str, Tensor] | Exception:
+    def __getitems__(self, keys: list[tuple[int, int, int]]) -> dict[str, Tensor] | Exception:
         try:
             return collate([self._draw(*key) for key in keys])
         except (ValueError, OSError) as error:  # from a worker, torch would raise a page of text
             error.add_note(traceback.format_exc())
             return error
 
-    def _draw(self, epoch: int, index: int) -> dict[str, Any]:
+    def _draw(self, epoch: int, index: int, position: int) -> dict[str, Any]:
         sample, unreadable = self._load(epoch, index)
-        drawn = self.views.draw(sample, self.seed, epoch, index)
+        batch, row = divmod(position, self.batch_size)
+        place = batch, self.batch_size, row
+        drawn = self.views.draw(sample, self.seed, epoch, index, place)
         drawn["index"] = np.int64(index)
         drawn["label"] = np.int64(sample.label)
         drawn["unreadable"] = np.int64(unreadable)
@@ -82,7 +84,7 @@ def batches(
     if workers == 0:
         cv2.setNumThreads(0)
     loader = DataLoader(
-        _Drawn(dataset, views, seed),
+        _Drawn(dataset, views, batch_size, seed),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_as_it_is,

@@ -26,6 +26,24 @@ def sample_rng(seed: int, epoch: int, index: int, name: str = "") -> np.random.G
     return np.random.Generator(np.random.Philox(_Key(key)))  # type: ignore[arg-type]
 
 
+@lru_cache(maxsize=64)
+def strata(seed: int, epoch: int, batch: int, rows: int, name: str = "") -> list[float]:
+    """Returns numbers in [0, 1) that spread evenly over the rows of a batch, in a random order.
+
+    One lies in each of ``rows`` equal intervals. Whoever draws a row knows them: no rank or worker
+    asks another.
+
+    Args:
+        seed: of the run.
+        epoch: which.
+        batch: which of the epoch.
+        rows: of the global batch.
+        name: of the view.
+    """
+    rng = sample_rng(seed, epoch, batch, f"{name}/strata")
+    return ((rng.permutation(rows) + rng.random(rows)) / rows).tolist()
+
+
 class _Key(ISeedSequence):
     """Hands a ready key to Philox, whose ``key=`` would also ask the system for entropy."""
 

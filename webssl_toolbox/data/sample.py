@@ -18,12 +18,15 @@ class Sample:
         captions: the texts that describe the image, best first; empty for images alone.
         label: class index, -1 where there is none.
         key: names the sample in reports (a path, or ``designer/concept``).
+        stratum: number in [0, 1) that spreads evenly over the global batch, in each view another;
+            set while views are drawn, None outside of a batch.
     """
 
     image: np.ndarray | None
     captions: tuple[str, ...] = ()
     label: int = -1
     key: str = ""
+    stratum: float | None = None
 
 
 class Dataset(Protocol):

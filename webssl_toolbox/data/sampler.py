@@ -8,7 +8,9 @@ from .rng import sample_rng
 
 
 class PositionSampler:
-    """Yields this rank's block of each global batch, ``[(epoch, index), ...]``, from any step.
+    """Yields this rank's block of each global batch from any step.
+
+    It is ``[(epoch, index, position), ...]``; positions count the samples of the epoch's order.
 
     Every epoch is a new permutation of the dataset; its last incomplete batch is dropped, so that
     a batch never crosses into the next epoch and never holds one index twice. Rank r takes the
@@ -42,13 +44,13 @@ class PositionSampler:
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.start, self.rank, self.ranks = start, rank, ranks
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         batches = self.length // self.batch_size
         rows = self.batch_size // self.ranks
         epoch, batch = divmod(self.start, batches)
         while True:
             order = sample_rng(self.seed, epoch, 0, "order").permutation(self.length)
             for first in range(batch * self.batch_size, batches * self.batch_size, self.batch_size):
-                mine = order[first + self.rank * rows :][:rows]
-                yield [(epoch, int(index)) for index in mine]
+                start = first + self.rank * rows
+                yield [(epoch, int(order[i]), i) for i in range(start, start + rows)]
             epoch, batch = epoch + 1, 0

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..registry import VIEWS, nearest
 from ..towers import Tower
-from .rng import sample_rng
+from .rng import sample_rng, strata
 from .sample import Dataset, Sample
 
 BLACK = np.zeros((8, 8, 3), dtype=np.uint8)
@@ -113,10 +113,28 @@ class Views:
             if name in set(needed)
         }
 
-    def draw(self, sample: Sample, seed: int, epoch: int, index: int) -> dict[str, Any]:
-        """Computes every view of one sample, in the worker."""
+    def draw(
+        self,
+        sample: Sample,
+        seed: int,
+        epoch: int,
+        index: int,
+        place: tuple[int, int, int] | None = None,
+    ) -> dict[str, Any]:
+        """Computes every view of one sample, in the worker.
+
+        Args:
+            sample: what the dataset loaded.
+            seed: of the run.
+            epoch: which.
+            index: of the sample in the dataset.
+            place: number of the batch, rows of a batch, and which of them; None outside of one.
+        """
         out: dict[str, Any] = {}
         for name, pipeline in self.pipelines.items():
+            if place is not None:
+                batch, rows, row = place
+                sample = replace(sample, stratum=strata(seed, epoch, batch, rows, name)[row])
             out.update(pipeline.draw(sample, sample_rng(seed, epoch, index, name)))
         return out
 

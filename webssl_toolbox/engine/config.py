@@ -22,6 +22,7 @@ NAMED = (
     "model.objectives.",
     "train_dataloader.views.",
     "optim_wrapper.parts.",
+    "optim_wrapper.groups.",
     "evaluation.evaluators.",
     "hooks.",
     "vis_backends.",

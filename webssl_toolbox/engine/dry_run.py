@@ -60,5 +60,5 @@ def dry_run(model: Mapping[str, Any]) -> Pretrainer:
             "of towers and spaces, and that nothing reads a tensor on the host, such as item()"
         ) from error
     trainable = {name: p for name, p in built.named_parameters() if p.requires_grad}
-    refuse_untrained({name: p.grad is not None for name, p in trainable.items()})
+    refuse_untrained([name for name, p in trainable.items() if p.grad is None], trainable)
     return built

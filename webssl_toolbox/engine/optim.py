@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from ..compat import absent, has_native_bf16
 from . import settings
+from .groups import outermost
 from .parts import Joined, split
 
 with absent("transformers"):
@@ -18,7 +19,8 @@ with absent("transformers"):
 class OptimWrapper(MMOptimWrapper):
     """mmengine's wrapper with schedules, and a finite flag that stays on the device.
 
-    Biases, norms and other parameters of fewer than two dimensions are not decayed.
+    Biases, norms, LayerScale's gammas and other parameters of fewer than two dimensions are not
+    decayed; class token, registers, mask token and positions are, as in DINOv2.
 
     Args:
         cfg: the ``optim_wrapper`` section.
@@ -26,7 +28,7 @@ class OptimWrapper(MMOptimWrapper):
         device: where they are.
 
     Raises:
-        ValueError: an unknown optimizer or argument, or a part that the model lacks.
+        ValueError: an unknown optimizer or argument; a part or a group that the model lacks.
     """
 
     def __init__(self, cfg: settings.OptimWrapper, model: nn.Module, device: torch.device) -> None:
@@ -40,6 +42,12 @@ class OptimWrapper(MMOptimWrapper):
         )
         self.names = {p: name for name, p in model.named_parameters() if p.requires_grad}
         self.bound = cfg.clip_grad
+        clipped: dict[str, list[nn.Parameter]] = {}
+        for parameter, name in self.names.items():
+            module = ".".join(name.split(".")[:2]) if cfg.clip_per == "module" else ""
+            clipped.setdefault(module, []).append(parameter)
+        self.clipped = list(clipped.values())
+        self.lr: dict[str, float] = {}
         bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and has_native_bf16(device))
         self.precision = "bf16" if bf16 else "fp32"
         self.device_type = device.type
@@ -50,19 +58,19 @@ class OptimWrapper(MMOptimWrapper):
         return torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=enabled)
 
     def schedule(self, step: int, total: int) -> None:
-        """Sets learning rates and weight decay of a step; undecayed groups stay at 0."""
-        for optimizer, schedules in zip(self.optimizers, self.schedules, strict=True):
+        """Sets learning rates and weight decay of a step, for each group its share."""
+        for part, optimizer, schedules in zip(
+            self.parts, self.optimizers, self.schedules, strict=True
+        ):
+            lr, decay = (schedules[key](step, total) for key in settings.SCHEDULED)
+            self.lr[f"lr.{part.name}" if part.name else "lr"] = lr
             for group in optimizer.param_groups:
-                for key, value in schedules.items():
-                    if key == "lr" or group["decay"]:
-                        group[key] = value(step, total)
+                group["lr"] = lr * group["lr_mult"] * (step >= group["freeze"])
+                group["weight_decay"] = decay * group["decay_mult"]
 
     def rates(self) -> dict[str, float]:
         """Returns the learning rates, to be logged: ``lr``, and ``lr.<name>`` of each part."""
-        return {
-            f"lr.{part.name}" if part.name else "lr": optimizer.param_groups[0]["lr"]
-            for part, optimizer in zip(self.parts, self.optimizers, strict=True)
-        }
+        return dict(self.lr)
 
     def update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Back-propagates and steps.
@@ -77,14 +85,16 @@ class OptimWrapper(MMOptimWrapper):
                 step silently wrong.
         """
         loss.backward()
-        parameters = list(self.names)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if len(gradients) < len(parameters):
-            refuse_untrained({name: p.grad is not None for p, name in self.names.items()})
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        gradients = [[p.grad for p in each if p.grad is not None] for each in self.clipped]
+        if sum(map(len, gradients)) < len(self.names):
+            missing = [name for p, name in self.names.items() if p.grad is None]
+            refuse_untrained(missing, self.names.values())
+        norms = [torch.nn.utils.get_total_norm(each, foreach=True) for each in gradients]
+        norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
         finite = norm.isfinite()
         if self.bound is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.bound, norm, foreach=True)
+            for each, own in zip(self.clipped, norms, strict=True):
+                torch.nn.utils.clip_grads_with_norm_(each, self.bound, own, foreach=True)
         # Fused optimizers skip on the device where `found_inf` is 1 (the gradient scaler's door).
         self.optimizer.found_inf = (~finite).float()
         self.optimizer.step()
@@ -96,26 +106,16 @@ class Untrained(ValueError):
     """A trainable parameter gets no gradient."""
 
 
-def refuse_untrained(trained: Mapping[str, bool]) -> None:
-    """Raises Untrained where a parameter got no gradient, naming the modules that got none.
+def refuse_untrained(missing: Collection[str], trainable: Iterable[str]) -> None:
+    """Raises Untrained where parameters got no gradient, naming the modules that got none.
 
     Args:
-        trained: for each trainable parameter, by name, whether it got one.
+        missing: names of those.
+        trainable: names of all that can be trained.
     """
-    missing = [name for name, got in trained.items() if not got]
     if missing:
-        modules = dict.fromkeys(_outermost(name, trained) for name in missing)
         raise Untrained(
-            f"no objective trains {', '.join(modules)} ({len(missing)} parameters); remove what "
-            "they belong to from the config, or add an objective that trains it"
+            f"no objective trains {', '.join(outermost(missing, trainable))} ({len(missing)} "
+            "parameters); remove what they belong to from the config, or add an objective that "
+            "trains it"
         )
-
-
-def _outermost(name: str, trained: Mapping[str, bool]) -> str:
-    """Returns the outermost module of a parameter of which nothing is trained, or its own name."""
-    path = ""
-    for piece in name.split("."):
-        path = f"{path}.{piece}".lstrip(".")
-        if not any(got for other, got in trained.items() if f"{other}.".startswith(f"{path}.")):
-            break
-    return path

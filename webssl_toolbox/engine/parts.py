@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +11,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..registry import nearest
 from ..schedules import Schedule
 from ..schedules import build as build_schedule
 from . import settings
+from .groups import assign, shares
+from .settings import Share
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,18 @@ class Part:
         name: its entry in ``optim_wrapper.parts``; empty for all that no entry takes.
         of: path of the module that they belong to; empty likewise.
         cfg: ``dict(type=..., lr=...)``.
-        parameters: the trainable ones, by their name in the model.
+        groups: the trainable ones by their name in the model, apart where their shares differ.
     """
 
     name: str
     of: str
     cfg: Mapping[str, Any]
-    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+    groups: dict[Share, dict[str, nn.Parameter]] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All of its parameters."""
+        return {name: p for group in self.groups.values() for name, p in group.items()}
 
     @property
     def where(self) -> str:
@@ -38,36 +45,27 @@ class Part:
         part = f"parts.{self.name}." if self.name else ""
         return f"optim_wrapper.{part}optimizer"
 
-    def takes(self, parameter: str) -> bool:
-        """Returns whether a parameter of this name lies in the module."""
-        return not self.of or parameter.startswith(f"{self.of}.")
-
-    def decayed(self, decay: bool) -> list[nn.Parameter]:
-        """Returns the parameters that weight decay applies to, or those that it does not."""
-        return [p for p in self.parameters.values() if (p.ndim >= 2) == decay]
-
     def schedules(self) -> dict[str, Schedule]:
-        """Builds the schedules of learning rate and weight decay, where they are given."""
+        """Builds the schedules of learning rate and weight decay; torch's where none is given."""
+        known = inspect.signature(settings.check_optimizer(self.cfg, self.where)).parameters
         return {
-            key: build_schedule(self.cfg[key], f"{self.where}.{key}")
+            key: build_schedule(self.cfg.get(key, known[key].default), f"{self.where}.{key}")
             for key in settings.SCHEDULED
-            if key in self.cfg
         }
 
     def build(self) -> Optimizer:
-        """Builds the optimizer; one group is decayed, the other is not.
+        """Builds the optimizer.
 
         Raises:
             ValueError: as ``settings.check_optimizer``, or it cannot do with a value.
         """
         cls: Any = settings.check_optimizer(self.cfg, self.where)
         arguments = {k: v for k, v in self.cfg.items() if k not in ("type", *settings.SCHEDULED)}
-        groups: list[dict[str, Any]] = [
-            {"params": self.decayed(True), "decay": True},
-            {"params": self.decayed(False), "decay": False, "weight_decay": 0.0},
+        groups = [
+            {"params": list(group.values()), **vars(share)} for share, group in self.groups.items()
         ]
         try:
-            optimizer: Optimizer = cls([g for g in groups if g["params"]], **arguments, fused=True)
+            optimizer: Optimizer = cls(groups, **arguments, fused=True)
         except (TypeError, RuntimeError) as error:
             raise ValueError(f"{self.where}: {error}") from None
         if arguments.get("momentum"):
@@ -84,30 +82,20 @@ def split(cfg: settings.OptimWrapper, model: nn.Module) -> list[Part]:
         What ``cfg.optimizer`` trains, then the entries of ``cfg.parts`` in their order.
 
     Raises:
-        ValueError: an entry names no module, or is left with nothing to train.
+        ValueError: an entry names nothing, or is left with nothing to train; or as ``shares``.
     """
-    parts = [Part("", "", cfg.optimizer)]
-    parts += [Part(name, entry.of, entry.optimizer) for name, entry in cfg.parts.items()]
-    modules = dict(model.named_modules())
-    for part in parts:
-        if part.of not in modules:
-            top = [path for path in modules if path.count(".") < 2 and path]
-            raise ValueError(
-                f"optim_wrapper.parts.{part.name}.of: the model has no {part.of!r}"
-                f"{nearest(part.of, top)}"
-            )
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            takers = [part for part in parts if part.takes(name)]
-            max(takers, key=lambda part: len(part.of)).parameters[name] = parameter
-    for part in parts:
-        if not part.parameters:
-            remedy = "leave that part out" if part.name else "remove one of optim_wrapper.parts"
-            raise ValueError(
-                f"{part.where} has nothing to train: its parameters are frozen, or another part "
-                f"takes them; {remedy}"
-            )
-    return parts
+    owners = assign({name: entry.of for name, entry in cfg.parts.items()}, model, "parts")
+    parts = {"": Part("", "", cfg.optimizer)}
+    parts |= {name: Part(name, entry.of, entry.optimizer) for name, entry in cfg.parts.items()}
+    parameters = dict(model.named_parameters())
+    for name, share in shares(cfg, model).items():
+        part = parts[owners.get(name, "")]
+        part.groups.setdefault(share, {})[name] = parameters[name]
+    if not parts[""].groups:
+        raise ValueError(
+            "optim_wrapper.optimizer has nothing to train: optim_wrapper.parts take all; remove one"
+        )
+    return list(parts.values())
 
 
 class Joined(Optimizer):

@@ -32,6 +32,7 @@ from .finite import FiniteWatch
 from .optim import OptimWrapper, Untrained
 from .progress import Averages, MetricsFile, Reporter
 from .settings import settings_from
+from .start import load_from
 
 logger = logging.getLogger("webssl_toolbox")
 
@@ -242,6 +243,8 @@ class Runner:
                 f"{self.work_dir} holds a run already: continue it with --resume, choose another "
                 "place with --work-dir, or delete it"
             )
+        if self.settings.load_from is not None and not found:
+            load_from(self.settings.load_from, self.model)
         self.work_dir.mkdir(parents=True, exist_ok=True)
         step = 0
         if found:

@@ -53,12 +53,34 @@ class OptimizerPart:
     """An entry of ``optim_wrapper.parts``.
 
     Attributes:
-        of: path of a module of the model, such as ``'towers.image'``.
-        optimizer: as ``optim_wrapper.optimizer``, for the parameters of that module.
+        of: path of a module or a parameter of the model, such as ``'towers.image'``.
+        optimizer: as ``optim_wrapper.optimizer``, for the parameters there.
     """
 
     of: str
     optimizer: Dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What a parameter gets of its optimizer's rates; those of equal shares are one group.
+
+    Attributes:
+        lr_mult: times the learning rate.
+        decay_mult: times the weight decay.
+        freeze: first steps, in which the learning rate is 0.
+    """
+
+    lr_mult: float = 1.0
+    decay_mult: float = 1.0
+    freeze: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup(Share):
+    """An entry of ``optim_wrapper.groups``; ``of`` is the path of a module or a parameter."""
+
+    of: str
 
 
 @dataclass
@@ -68,13 +90,19 @@ class OptimWrapper:
     Attributes:
         optimizer: ``dict(type='AdamW', lr=..., weight_decay=...)``; both may be schedules.
         parts: ``{name: dict(of='towers.image', optimizer=...)}``: modules with another optimizer.
+        layer_decay: the learning rate of a tower's layer is this times that of the next.
+        groups: ``{name: dict(of='towers.image.patch_embed', lr_mult=0.2)}``: other rates and decay.
         clip_grad: largest gradient norm; None for no bound.
+        clip_per: the norm of ``'model'``, or of each ``'module'``: tower, space, objective.
         precision: ``'fp32'``, ``'bf16'``, or ``'auto'``: bf16 where the hardware computes it.
     """
 
     optimizer: Dict
     parts: Dict = field(default_factory=dict)
+    layer_decay: float = 1.0
+    groups: Dict = field(default_factory=dict)
     clip_grad: float | None = None
+    clip_per: str = "model"
     precision: str = "auto"
 
 
@@ -124,6 +152,7 @@ class Settings:
         evaluation: evaluators and when they run.
         hooks: ``{name: dict(type=...)}``, mmengine hooks.
         vis_backends: ``{name: dict(type=...)}``, mmengine's (``TensorboardVisBackend`` ...).
+        load_from: a work dir, or a checkpoint in it, whose weights the run starts from.
         data_root: the folder of images that the config's data come from: a variable of config
             files, from which they derive the datasets.
         seed: of weights, data order and every draw.
@@ -139,6 +168,7 @@ class Settings:
     evaluation: EvaluationCfg = field(default_factory=EvaluationCfg)
     hooks: Dict = field(default_factory=dict)
     vis_backends: Dict = field(default_factory=dict)
+    load_from: str | None = None
     data_root: str | None = None
     seed: int = 0
     work_dir: str | None = None
@@ -177,11 +207,13 @@ def settings_from(cfg: Dict) -> Settings:
         if name in values:
             values[name] = section(**_checked(section, values[name], name))
     settings = Settings(**values)
-    settings.optim_wrapper.parts = {
-        name: OptimizerPart(**_checked(OptimizerPart, entry, f"optim_wrapper.parts.{name}"))
-        for name, entry in _entries(settings.optim_wrapper.parts, "optim_wrapper.parts")
-    }
+    for key, section in (("parts", OptimizerPart), ("groups", ParameterGroup)):
+        where = f"optim_wrapper.{key}"
+        entries = _entries(getattr(settings.optim_wrapper, key), where)
+        built = {name: section(**_checked(section, e, f"{where}.{name}")) for name, e in entries}
+        setattr(settings.optim_wrapper, key, built)
     _check_types(settings)
+    _check_optim(settings.optim_wrapper)
     return settings
 
 
@@ -239,8 +271,6 @@ def _check_types(settings: Settings) -> None:
             f"test_tower={settings.test_tower!r} is no tower of the model"
             f"{nearest(settings.test_tower, towers)}"
         )
-    if settings.optim_wrapper.clip_grad is not None and settings.optim_wrapper.clip_grad <= 0:
-        raise ValueError("optim_wrapper.clip_grad must be positive, or None for no bound")
     DATASETS.check(settings.train_dataloader.dataset, "train_dataloader.dataset")
     check_views(settings.train_dataloader.views)
     for name, entry in _entries(settings.evaluation.evaluators, "evaluation.evaluators"):
@@ -249,17 +279,23 @@ def _check_types(settings: Settings) -> None:
         HOOKS.check(entry, f"hooks.{name}")
     for name, entry in _entries(settings.vis_backends, "vis_backends"):
         _check_backend(entry, f"vis_backends.{name}")
-    optimizers = {"optim_wrapper.optimizer": settings.optim_wrapper.optimizer}
-    for name, part in settings.optim_wrapper.parts.items():
-        optimizers[f"optim_wrapper.parts.{name}.optimizer"] = part.optimizer
-    for where, optimizer in optimizers.items():
-        check_optimizer(optimizer, where)
-    precisions = ("auto", "fp32", "bf16")
-    if settings.optim_wrapper.precision not in precisions:
-        raise ValueError(
-            f"optim_wrapper.precision {settings.optim_wrapper.precision!r} is not known"
-            f"{nearest(str(settings.optim_wrapper.precision), precisions)}"
-        )
+
+
+def _check_optim(cfg: OptimWrapper) -> None:
+    check_optimizer(cfg.optimizer, "optim_wrapper.optimizer")
+    for name, part in cfg.parts.items():
+        check_optimizer(part.optimizer, f"optim_wrapper.parts.{name}.optimizer")
+    for name, group in cfg.groups.items():
+        for key in ("lr_mult", "decay_mult", "freeze"):
+            if getattr(group, key) < 0:
+                raise ValueError(f"optim_wrapper.groups.{name}.{key} must not be negative")
+    if not 0 < cfg.layer_decay <= 1:
+        raise ValueError("optim_wrapper.layer_decay must be above 0, and at most 1, which is none")
+    if cfg.clip_grad is not None and cfg.clip_grad <= 0:
+        raise ValueError("optim_wrapper.clip_grad must be positive, or None for no bound")
+    for key, known in (("clip_per", ("model", "module")), ("precision", ("auto", "fp32", "bf16"))):
+        if (value := getattr(cfg, key)) not in known:
+            raise ValueError(f"optim_wrapper.{key} {value!r} is not known{nearest(value, known)}")
 
 
 def check_optimizer(cfg: Dict, where: str) -> type[Optimizer]:

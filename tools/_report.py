@@ -9,7 +9,7 @@ from functools import cache
 from math import sqrt
 from pathlib import Path
 
-from .grid import Cell, Study
+from _grid import Cell, Study
 
 # Student's t for a two-sided interval of 95 %, by degrees of freedom.
 _T95 = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..registry import nearest
+from webssl_toolbox.registry import nearest
 
 Overrides = Mapping[str, Any]
 

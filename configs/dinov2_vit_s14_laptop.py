@@ -1,0 +1,49 @@
+# DINOv2 at laptop size: 6 blocks of 128 channels, 2 crops of 48 px and 4 of 24, in patches of 8.
+#
+#   python tools/train.py configs/dinov2_vit_s14_laptop.py
+#   python tools/train.py configs/dinov2_vit_s14_laptop.py --cfg-options data_root=PHOTOS
+#
+# Hardware: 2 CPU cores, meant for about 10 minutes. Data: the embedded corpus, or a folder.
+# Result: not yet measured.
+_base_ = ["dinov2_vit_s14.py"]
+
+_locals = ["l1", "l2", "l3", "l4"]
+_momentum = dict(start=0.99)
+_teacher = dict(teacher_temperature=dict(warmup=200))
+_prototypes = dict(count=1024, hidden=512, bottleneck=64)
+
+model = dict(
+    towers=dict(
+        image=dict(width=128, depth=6, heads=4, patch_size=8, input_size=48, drop_path=0.0),
+        image_ema=dict(momentum=_momentum),
+    ),
+    spaces=dict(
+        proto=_prototypes,
+        proto_ema=dict(momentum=_momentum),
+        patches=_prototypes,
+        patches_ema=dict(momentum=_momentum),
+    ),
+    objectives=dict(dino=dict(locals=_locals, **_teacher), ibot=_teacher),
+)
+
+train_dataloader = dict(
+    batch_size=128 if _base_.data_root is None else _base_._batch_size,
+    views=dict(
+        g1=_base_._global_48px,
+        g2=_base_._solarized_48px,
+        **{name: _base_._local_24px for name in _locals},
+        **{name: None for name in _base_._locals[4:]},
+    ),
+)
+
+optim_wrapper = dict(
+    optimizer=dict(lr=dict(start=1e-3, warmup=50)),
+    layer_decay=1.0,
+    groups=dict(last_layer=dict(freeze=10), patches_last_layer=dict(freeze=10)),
+)
+
+train_cfg = dict(max_iters=700, checkpoint_interval=200)
+
+# Maps of 12 patches a side, in place of 6.
+_finer = dict(zoom=2)
+evaluation = dict(interval=350, evaluators=dict(attention=_finer, patches=_finer))

@@ -1,0 +1,16 @@
+# Web-DINO (Fan et al. 2025, arXiv 2504.01017): the recipe of DINOv2's giant at 224 px on 2.0
+# billion images, the same for every size. Web-SSL released weights, but no training code: see
+# _base_/dinov2.py for what of DINOv2 is not reproduced.
+#
+# The paper's images are MC-2B, 2 billion of MetaCLIP, which were never released. Point to yours
+# with
+#   --cfg-options data_root=FOLDER
+#
+# Memory: ask `python tools/plan.py CONFIG --gpus N`. `model.towers.image.checkpoint=True` trades
+# time for activations. Weights, gradients, averages and the optimizer's moments lie on every GPU:
+# the paper shards them, the toolbox does not yet.
+_base_ = ["dinov2.py"]
+
+data_root = "data/mc2b"
+
+train_cfg = dict(max_iters=651_042)  # 2.0 billion images

@@ -1,0 +1,11 @@
+# Web-DINO 2B on 2.0 billion web images (Fan et al. 2025, arXiv 2504.01017).
+#
+#   NNODES=32 NODE_RANK=0 MASTER_ADDR=HOST tools/dist_train.sh configs/paper/web_dino_2b.py 8
+#
+# Hardware: not known; any number of GPUs that shares the batch will do.
+# Data: see _base_/web_dino.py, which says how to point to yours.
+# Published: 50.77 % in the mean of four kinds of VQA benchmarks, and 85.2 % linear on ImageNet-1k
+# (the paper's tables). Not run by us.
+_base_ = ["_base_/web_dino.py"]
+
+model = dict(towers=dict(image=dict(arch="2B")))
