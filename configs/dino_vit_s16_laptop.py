@@ -9,6 +9,7 @@ _base_ = ["dino_vit_s16.py"]
 
 _locals = ["l1", "l2", "l3", "l4"]
 _momentum = dict(start=0.99)
+_batch = 128 if _base_.data_root is None else _base_._batch_size
 
 model = dict(
     towers=dict(
@@ -22,7 +23,7 @@ model = dict(
 )
 
 train_dataloader = dict(
-    batch_size=128 if _base_.data_root is None else _base_._batch_size,
+    batch_size=_batch,
     views=dict(
         g1=_base_._global_48px,
         g2=_base_._solarized_48px,
@@ -33,7 +34,8 @@ train_dataloader = dict(
 
 # A run of minutes: a higher rate than the paper's, which would be 2.5e-4.
 optim_wrapper = dict(
-    optimizer=dict(lr=dict(start=1e-3, warmup=50)), groups=dict(last_layer=dict(freeze=10))
+    optimizer=dict(lr=dict(start=1e-3 * _batch / 128, warmup=50)),
+    groups=dict(last_layer=dict(freeze=10)),
 )
 
 train_cfg = dict(max_iters=900, checkpoint_interval=200)

@@ -9,6 +9,7 @@ _base_ = ["dinov2_vit_s14.py"]
 
 _locals = ["l1", "l2", "l3", "l4"]
 _momentum = dict(start=0.99)
+_batch = 128 if _base_.data_root is None else _base_._batch_size
 _teacher = dict(teacher_temperature=dict(warmup=200))
 _prototypes = dict(count=1024, hidden=512, bottleneck=64)
 
@@ -27,7 +28,7 @@ model = dict(
 )
 
 train_dataloader = dict(
-    batch_size=128 if _base_.data_root is None else _base_._batch_size,
+    batch_size=_batch,
     views=dict(
         g1=_base_._global_48px,
         g2=_base_._solarized_48px,
@@ -37,7 +38,7 @@ train_dataloader = dict(
 )
 
 optim_wrapper = dict(
-    optimizer=dict(lr=dict(start=1e-3, warmup=50)),
+    optimizer=dict(lr=dict(start=1e-3 * (_batch / 128) ** 0.5, warmup=50)),
     layer_decay=1.0,
     groups=dict(last_layer=dict(freeze=10), patches_last_layer=dict(freeze=10)),
 )

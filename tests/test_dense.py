@@ -60,7 +60,7 @@ def discs(**arguments):
 
 def test_a_pixel_has_the_class_whose_colour_it_shows():
     scenes = compose_scenes(discs(), "train", 20, SIZE)
-    assert scenes.images.dtype == scenes.labels.dtype == np.uint8
+    assert scenes.images.dtype == np.uint8 and scenes.labels.dtype == np.uint16
     for image, labels in zip(scenes.images.astype(int), scenes.labels, strict=True):
         ground = image[labels == 0].max(0)
         assert (ground >= 192).all(), "a light ground"

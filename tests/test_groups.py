@@ -57,7 +57,7 @@ class Encoder(Tower):
         self.blocks = nn.ModuleList([nn.Linear(5, 5), nn.Linear(5, 5)])
         self.norm = nn.LayerNorm(5)
         self.order = ("embed", "blocks.0", "blocks.1", "norm")
-        self.layers = 3
+        self.num_layers = 3
 
     def layer_of(self, name):
         return next(i for i, part in enumerate(self.order) if name.startswith(part))

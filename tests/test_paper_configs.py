@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from webssl_toolbox import Progress
+from webssl_toolbox.encoder import Encoder
 from webssl_toolbox.engine.config import load_config
 from webssl_toolbox.engine.dry_run import build_on_meta, dry_run
 from webssl_toolbox.engine.parts import split
@@ -33,6 +34,8 @@ def test_it_runs_and_trains_all_of_itself(name):
     declared = {view for view, steps in s.train_dataloader.views.items() if steps}
     assert model.needed_inputs() <= declared
     split(s.optim_wrapper, model)
+    if s.test_view:  # which must fit the size of the tower
+        Encoder(model, s.test_view, s.test_tower)
 
 
 def test_vit_b32_has_the_size_of_openais():

@@ -3,7 +3,8 @@
 ``python tools/plan.py configs/paper/web_dino_1b.py --gpus 256``
 
 Two small batches of blank images run on torch's meta device, where tensors have shapes but no
-numbers; what they take grows linearly with the rows. So no data, weights or GPUs are needed.
+numbers; what they take grows linearly with the rows, but for similarities between rows, which are
+not seen. So no data, weights or GPUs are needed.
 """
 
 from __future__ import annotations

@@ -82,14 +82,14 @@ class Tower(nn.Module):
         token_width: channels of ``Encoding.tokens``.
         input_size: side of the images in pixels, for towers that take images.
         tokenizer: ids <-> text, for towers that take text.
-        layers: what ``layer_of`` gives behind the last block; 0 where layers are not counted.
+        num_layers: what ``layer_of`` gives behind the last block; 0 where layers are not counted.
     """
 
     width: int
     token_width: int
     input_size: int | None = None
     tokenizer: Any = None
-    layers: int = 0
+    num_layers: int = 0
 
     def plan(self, needs: frozenset[Need]) -> None:
         """Creates or freezes what no need uses (mask token, pooling head).

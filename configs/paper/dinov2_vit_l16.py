@@ -3,8 +3,8 @@
 #
 #   NNODES=4 NODE_RANK=0 MASTER_ADDR=HOST tools/dist_train.sh configs/paper/dinov2_vit_l16.py 8
 #
-# Hardware: 32 A100 for a day, by the authors. On 8 GPUs with a batch of 512, 77.4 % kNN has been
-# reported (issue 299 of dinov2).
+# Hardware: 32 A100 for a day, by the authors. On 8 GPUs with a batch of 512, users have reported
+# 77.4 % kNN.
 # Data: ImageNet-1k; any folder: --cfg-options data_root=FOLDER
 # Published: 81.6 % kNN and 82.9 % linear on ImageNet-1k. Not run by us.
 _base_ = ["_base_/dinov2.py"]

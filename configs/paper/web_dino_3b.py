@@ -2,7 +2,7 @@
 #
 #   NNODES=32 NODE_RANK=0 MASTER_ADDR=HOST tools/dist_train.sh configs/paper/web_dino_3b.py 8
 #
-# Hardware: not known; any number of GPUs that shares the batch will do.
+# Hardware: 59 GB on every GPU before activations, however many there are; tools/plan.py says more.
 # Data: see _base_/web_dino.py, which says how to point to yours.
 # Published: 51.71 % in the mean of four kinds of VQA benchmarks, and 85.7 % linear on ImageNet-1k
 # (the paper's tables). Not run by us.

@@ -2,7 +2,8 @@
 #
 #   NNODES=32 NODE_RANK=0 MASTER_ADDR=HOST tools/dist_train.sh configs/paper/web_dino_7b.py 8
 #
-# Hardware: not known; any number of GPUs that shares the batch will do.
+# Hardware: 129 GB on every GPU before activations, however many there are: the toolbox does not
+# shard yet, as the paper does. See tools/plan.py.
 # Data: see _base_/web_dino.py, which says how to point to yours.
 # Published: 53.87 % in the mean of four kinds of VQA benchmarks, and 86.0 % linear on ImageNet-1k
 # (the paper's tables). The released weights saw 8.0 billion, train_cfg.max_iters=2_604_167: 55.24 %

@@ -107,7 +107,7 @@ class ViT(Tower):
             ARCHS, arch, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio, ffn=ffn
         )
         self.width = self.token_width = width = size.width
-        self.layers = size.depth + 1
+        self.num_layers = size.depth + 1
         self.patch_size = patch_size
         self.input_size = input_size
         self.pool = pool
@@ -171,7 +171,7 @@ class ViT(Tower):
         module, _, rest = name.partition(".")
         if module == "blocks":
             return 1 + int(rest.partition(".")[0])
-        return self.layers if module == "norm" else 0
+        return self.num_layers if module == "norm" else 0
 
     def fit(self, name: str, stored: Tensor) -> Tensor:
         if name != "pos_embed":

@@ -25,7 +25,7 @@ class Scenes(NamedTuple):
 
     Attributes:
         images: uint8 ``[N, S, S, 3]``.
-        labels: uint8 ``[N, S, S]``, 0 for the ground and 1 + the class of a drawing.
+        labels: uint16 ``[N, S, S]``, 0 for the ground and 1 + the class of a drawing.
         classes: names of the drawings' classes.
     """
 
@@ -57,7 +57,7 @@ def compose_scenes(cfg: Config, where: str, count: int, size: int) -> Scenes:
     if not drawings:
         raise ValueError(f"{where}: no sample has a label; choose a dataset with classes")
     images = np.empty((count, size, size, 3), np.uint8)
-    labels = np.zeros((count, size, size), np.uint8)
+    labels = np.zeros((count, size, size), np.uint16)
     for i in range(count):
         rng = sample_rng(0, 0, i, f"scene/{where}")
         images[i] = rng.integers(192, 256, size=3)
@@ -105,7 +105,7 @@ def cell_labels(labels: np.ndarray, side: int) -> Tensor:
     """Returns what covers most of each cell of a grid; of equal shares the lower label.
 
     Args:
-        labels: uint8 ``[N, S, S]``.
+        labels: uint16 ``[N, S, S]``.
         side: cells of a row; S is a multiple of it.
 
     Returns:

@@ -133,8 +133,8 @@ def describe(targets: Tensor, scores: Tensor) -> dict[str, Tensor]:
     """Describes probabilities ``[n, K]`` and their logarithms, over all ranks."""
     chosen = targets.new_zeros(targets.shape[1]).index_fill(0, targets.argmax(1), 1)
     sums = torch.stack([-(targets * scores).sum(), targets.new_full((), len(targets))])
-    *_, entropy, rows = total = dist.all_sum(torch.cat([chosen, sums]))
-    return {"entropy": entropy / rows.clamp(min=1), "use": (total[:-2] > 0).to(total).mean()}
+    chosen, (entropy, rows) = dist.all_sum(torch.cat([chosen, sums])).split([len(chosen), 2])
+    return {"entropy": entropy / rows.clamp(min=1), "use": (chosen > 0).to(targets).mean()}
 
 
 def crops(tower: str, views: Sequence[str], masks: Sequence[str] | None = None) -> list[Need]:

@@ -79,6 +79,8 @@ class BlockMask(PatchTransform):
         size: side of the view in pixels; None for the tower's input size.
     """
 
+    stratified: ClassVar[bool] = True
+
     def __init__(
         self,
         ratio: Sequence[float] = (0.1, 0.5),

@@ -26,7 +26,7 @@ def sample_rng(seed: int, epoch: int, index: int, name: str = "") -> np.random.G
     return np.random.Generator(np.random.Philox(_Key(key)))  # type: ignore[arg-type]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def strata(seed: int, epoch: int, batch: int, rows: int, name: str = "") -> list[float]:
     """Returns numbers in [0, 1) that spread evenly over the rows of a batch, in a random order.
 

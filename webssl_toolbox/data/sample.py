@@ -19,7 +19,7 @@ class Sample:
         label: class index, -1 where there is none.
         key: names the sample in reports (a path, or ``designer/concept``).
         stratum: number in [0, 1) that spreads evenly over the global batch, in each view another;
-            set while views are drawn, None outside of a batch.
+            set for views that ask for it, None outside of a batch.
     """
 
     image: np.ndarray | None

@@ -50,10 +50,12 @@ class Transform:
     """One step of a view in a worker: ``value = transform(value, sample, rng)``.
 
     A view starts from ``sample.image`` or ``sample.captions``, whichever its first transform
-    ``reads``; ``'nothing'`` starts from None (patch masks).
+    ``reads``; ``'nothing'`` starts from None (patch masks). One that is ``stratified`` finds a
+    ``sample.stratum``.
     """
 
     reads: ClassVar[str] = "image"
+    stratified: ClassVar[bool] = False
 
     def bind(self, context: Context) -> None:
         """Takes what it needs from towers and dataset, before workers start."""
@@ -132,7 +134,7 @@ class Views:
         """
         out: dict[str, Any] = {}
         for name, pipeline in self.pipelines.items():
-            if place is not None:
+            if place is not None and pipeline.stratified:
                 batch, rows, row = place
                 sample = replace(sample, stratum=strata(seed, epoch, batch, rows, name)[row])
             out.update(pipeline.draw(sample, sample_rng(seed, epoch, index, name)))
@@ -165,6 +167,7 @@ class Pipeline:
         self.optional = bool(self.worker) and isinstance(self.worker[0], Optional)
         self.worker = self.worker[self.optional :]
         self.reads = self.worker[0].reads if self.worker else "image"
+        self.stratified = any(step.stratified for step in self.worker)
         for step in self.worker:
             step.bind(context)
 

@@ -42,13 +42,13 @@ def _by_layer(decay: float, model: nn.Module) -> dict[str, float]:
     rates = {}
     for path, tower in model.named_modules():
         if isinstance(tower, Tower) and (names := _trainable(tower)):
-            if not tower.layers:
+            if not tower.num_layers:
                 raise ValueError(
                     f"optim_wrapper.layer_decay: {path}, a {type(tower).__name__}, does not count "
                     "its layers, as a ViT does; leave it out, or set lr_mult by groups"
                 )
             for name in names:
-                rates[f"{path}.{name}"] = decay ** (tower.layers - tower.layer_of(name))
+                rates[f"{path}.{name}"] = decay ** (tower.num_layers - tower.layer_of(name))
     return rates
 
 

@@ -6,8 +6,10 @@
 # Blur is as trained: the code inverts the probabilities of the paper, so that the first global crop
 # is never blurred, the second with 0.9 and local ones with 0.5.
 #
-# Not reproduced: DINOv2's KoLeo sees the images of one GPU alone (per_rank=True does so), and its
-# positions are resized with an offset of 0.1 and without antialiasing.
+# Not reproduced: DINOv2's KoLeo sees the images of one GPU alone (per_rank=True does so); its
+# positions are resized with an offset of 0.1 and without antialiasing; its blur is cut off at 9
+# taps, weaker than here; it masks half of the crops of a GPU, here half of each view of the global
+# batch; and it computes in float16.
 _base_ = ["../../_base_/multi_crop.py"]
 
 data_root = "data/lvd142m"

@@ -6,9 +6,12 @@
 # with
 #   --cfg-options data_root=FOLDER
 #
-# Memory: ask `python tools/plan.py CONFIG --gpus N`. `model.towers.image.checkpoint=True` trades
-# time for activations. Weights, gradients, averages and the optimizer's moments lie on every GPU:
-# the paper shards them, the toolbox does not yet.
+# Each process lists all paths and their order, and two billion are too many for that: shards and
+# streams are not there yet. Take a folder of fewer.
+#
+# GPU memory: ask `python tools/plan.py CONFIG --gpus N`. `model.towers.image.checkpoint=True`
+# trades time for activations. Weights, gradients, averages and the optimizer's moments lie on every
+# GPU: the paper shards them, the toolbox does not yet.
 _base_ = ["dinov2.py"]
 
 data_root = "data/mc2b"

@@ -25,3 +25,9 @@ optim_wrapper = dict(
 )
 
 train_cfg = dict(max_iters=_steps)
+
+# To the whole size: DINOv2's resize to 256 and crop is for 224.
+test_view = [
+    dict(type="ResizeCenterCrop", interpolation="cubic"),
+    dict(type="Normalize", mean="imagenet"),
+]

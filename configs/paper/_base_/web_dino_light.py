@@ -16,3 +16,6 @@ train_dataloader = dict(
         caption="image",  # there are none, and no view reads one
     )
 )
+
+# They would read the folder, and not the list.
+evaluation = dict(evaluators=dict(rank_me=None, patches=None))
