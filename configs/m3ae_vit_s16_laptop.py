@@ -3,7 +3,8 @@
 #   python tools/train.py configs/m3ae_vit_s16_laptop.py
 #
 # Hardware: 2 CPU cores, meant for about 10 minutes. Data: the embedded corpus.
-# Result: not yet measured.
+# Result, seed 0 / 1, on fluent-flat: kNN over groups 44.7 / 45.0 % (untrained 30.6, pixels 65.4),
+# over subgroups 17.5 / 18.9 (10.9, 41.2); see docs/results.md.
 _base_ = ["m3ae_vit_s16.py"]
 
 model = dict(

@@ -4,8 +4,8 @@
 #   python tools/train.py configs/mae_vit_s16_laptop.py --cfg-options data_root=PHOTOS
 #
 # Hardware: 2 CPU cores, meant for about 10 minutes. Data: the embedded corpus, or a folder.
-# Result, one run of seed 0, one thread: kNN over groups on fluent-flat 50.6 % (untrained 33.9, raw
-# pixels 65.4), over subgroups 23.6 (10.2, 41.2).
+# Result, seed 0 / 1, on fluent-flat: kNN over groups 49.5 / 50.4 % (untrained 30.2, pixels 65.4),
+# over subgroups 24.8 / 25.5 (9.5, 41.2); see docs/results.md.
 _base_ = ["mae_vit_s16.py"]
 
 model = dict(

@@ -4,7 +4,8 @@
 #   python tools/train.py configs/simsiam_r50_laptop.py --cfg-options data_root=PHOTOS
 #
 # Hardware: 2 CPU cores, meant for about 10 minutes. Data: the embedded corpus, or a folder.
-# Result: not yet measured.
+# Result, seed 0 / 1, on fluent-flat: kNN over groups 50.3 / 49.9 % (untrained 44.9, pixels 65.4),
+# over subgroups 25.2 / 21.4 (16.9, 41.2); see docs/results.md.
 _base_ = ["simsiam_r50.py", "_base_/strong_32px.py"]
 
 model = dict(

@@ -14,6 +14,7 @@ import numpy as np
 
 from webssl_plugins.views._wordnet import read_synonyms
 from webssl_toolbox.data.sample import Sample
+from webssl_toolbox.data.views import Transform
 
 Synonyms = Mapping[str, Sequence[str]]
 
@@ -67,7 +68,7 @@ def _draw(items: Sequence[str], rng: np.random.Generator) -> str:
     return items[int(rng.integers(len(items)))]
 
 
-class EDA:
+class EDA(Transform):
     """Augments a caption by one of three operations, drawn uniformly.
 
     Without any synonyms (no ``wordnet``, and a dataset that knows none) the draw is between swap
@@ -100,11 +101,11 @@ class EDA:
             context.dataset.synonyms if self.wordnet is None else read_synonyms(self.wordnet)
         )
 
-    def __call__(self, text: str, sample: Sample, rng: np.random.Generator) -> str:
-        """Returns the augmented caption, words joined by single spaces; never empty if ``text``."""
-        words = text.split()
+    def __call__(self, value: Any, sample: Sample, rng: np.random.Generator) -> str:
+        """Returns the augmented caption, words joined by single spaces; none if it had none."""
+        words: list[str] = value.split()
         if not words:
-            return text
+            return value
         n = max(1, int(self.alpha * len(words)))
         operation = rng.integers(0 if self.synonyms else 1, 3)
         if operation == 0:
