@@ -266,6 +266,13 @@ def compare(
     return [f"{statistics.median(ratios):.2f}", f"{min(times[a]) / min(times[b]):.2f}"]
 
 
+def beside_lightly(step: Step, theirs: Step, rounds: int, device: torch.device) -> list[str]:
+    """Compares a step with lightly's; returns a table of counts and the ratio of times."""
+    steps = {"here": step, "lightly": theirs}
+    median, least = compare(steps, "here", "lightly", rounds, device)
+    return [*work(steps), "", f"time here / lightly: median {median}, min / min {least}"]
+
+
 def work(steps: Mapping[str, Step]) -> list[str]:
     """Returns a table of what steps count, in Markdown."""
     lines = ["| step | GFLOPs, without attention on a CPU | ATen calls |", "|---|---:|---:|"]
@@ -312,21 +319,27 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--rounds", type=int, default=7, help="alternated steps of each side")
+def parse(parser: argparse.ArgumentParser, rounds: int) -> tuple[argparse.Namespace, torch.device]:
+    """Adds what all benchmarks take, and ends the program where there is no such device."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="alternated steps of each side")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--json", type=Path, help="also write all figures to this file")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         print("no CUDA device here: nothing measured")
-        return
+        sys.exit()
     torch.set_num_threads(1)
+    return args, torch.device(args.device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    args, device = parse(parser, rounds=7)
     results = []
     for name in args.methods:
-        results.append(measure(name, args.rounds, torch.device(args.device), args.precision))
+        results.append(measure(name, args.rounds, device, args.precision))
         print(f"{name}: {results[-1]['median_ratio']:.3f}", file=sys.stderr, flush=True)
     print(table(results))
     if args.json:

@@ -24,10 +24,10 @@ from benchmark import (
     PROTOTYPES,
     VIT,
     Step,
-    compare,
+    beside_lightly,
     draw_inputs,
+    parse,
     training_step,
-    work,
 )
 from torch import Tensor, nn
 
@@ -80,15 +80,8 @@ def lightly_step(globals: list[Tensor], locals: list[Tensor], precision: str) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=11, help="alternated steps of each side")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device here: nothing measured")
-        return
-    torch.set_num_threads(1)
-    device, method = torch.device(args.device), METHODS["dino"]
+    args, device = parse(parser, rounds=11)
+    method = METHODS["dino"]
     model = method.model()
     inputs = draw_inputs(model, method.batch)
     crops = [
@@ -99,9 +92,8 @@ def main() -> None:
     if theirs is None:
         print("lightly, timm or torchvision is not installed: nothing measured")
         return
-    steps = {"here": training_step(model, inputs, device, args.precision), "lightly": theirs}
-    median, least = compare(steps, "here", "lightly", args.rounds, device)
-    print("\n".join([*work(steps), "", f"time here / lightly: median {median}, min / min {least}"]))
+    step = training_step(model, inputs, device, args.precision)
+    print("\n".join(beside_lightly(step, theirs, args.rounds, device)))
 
 
 if __name__ == "__main__":

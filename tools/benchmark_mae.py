@@ -35,10 +35,11 @@ from benchmark import (
     VIT,
     Method,
     Step,
+    beside_lightly,
     compare,
     draw_inputs,
+    parse,
     training_step,
-    work,
 )
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -169,7 +170,7 @@ def lightly_step(images: Tensor, precision: str) -> Step | None:
     return step
 
 
-def beside_lightly(args: argparse.Namespace, device: torch.device) -> list[str]:
+def beside(args: argparse.Namespace, device: torch.device) -> list[str]:
     """Compares a step with lightly's; returns a table in Markdown, or why there is none."""
     method = METHODS["mae"]
     model = method.model()
@@ -177,25 +178,16 @@ def beside_lightly(args: argparse.Namespace, device: torch.device) -> list[str]:
     theirs = lightly_step(inputs["v1"].to(device), args.precision)
     if theirs is None:
         return ["lightly, timm or torchvision is not installed: no comparison with lightly's MAE"]
-    steps = {"here": training_step(model, inputs, device, args.precision), "lightly": theirs}
-    median, least = compare(steps, "here", "lightly", args.rounds, device)
-    return [*work(steps), "", f"time here / lightly: median {median}, min / min {least}"]
+    step = training_step(model, inputs, device, args.precision)
+    return beside_lightly(step, theirs, args.rounds, device)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archs", nargs="*", default=["S", "B"], help="sizes of ViT to be timed")
     parser.add_argument("--batch", type=int, default=8, help="images, of the first table")
-    parser.add_argument("--rounds", type=int, default=5, help="alternated steps of each side")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device here: nothing measured")
-        return
-    torch.set_num_threads(1)
-    device = torch.device(args.device)
-    print("\n".join([*beside_lightly(args, device), "", *contrast(args, device)]), flush=True)
+    args, device = parse(parser, rounds=5)
+    print("\n".join([*beside(args, device), "", *contrast(args, device)]), flush=True)
 
 
 if __name__ == "__main__":

@@ -196,11 +196,14 @@ class Encoder:
         Returns:
             uint8 ``[N, S, S, 3]``; values outside of what a picture can show are clipped.
         """
-        # What the view makes of black and of white gives its scale, whatever its steps are.
-        extremes = [Sample(np.full((8, 8, 3), level, np.uint8)) for level in (0, 255)]
-        black, white = self.prepare(extremes)[..., :1, :1]
+        black, white = self.extremes()
         images = (prepared - black) / (white - black) * 255
         return images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    def extremes(self) -> Tensor:
+        """Returns what ``test_view`` makes of black and of white, ``[2, 3, 1, 1]``."""
+        samples = (Sample(np.full((8, 8, 3), level, np.uint8)) for level in (0, 255))
+        return self.prepare(samples)[..., :1, :1]
 
     def tower(self, name: str) -> Tower:
         """Returns a tower; raises MissingPart where there is none."""

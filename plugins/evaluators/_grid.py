@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from webssl_toolbox.data.sample import Sample
 from webssl_toolbox.encoder import EncodedSplit, load_samples
 from webssl_toolbox.evaluation.lettering import FAINT, LINE, Color, Fonts, Page, Span
 from webssl_toolbox.registry import DATASETS
@@ -68,6 +69,20 @@ def draw_grid(
 def spread(total: int, count: int) -> list[int]:
     """Returns ``count`` numbers below ``total``, or all, evenly spaced."""
     return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+
+
+def shown(cfg: Mapping[str, Any], count: int) -> list[Sample]:
+    """Returns ``count`` evenly spaced samples of a dataset, the same at every call.
+
+    Raises:
+        ValueError: none of their images can be read.
+    """
+    dataset = DATASETS.create(cfg, "data")
+    loaded = load_samples(dataset, spread(len(dataset), count))
+    samples = [sample for _, sample in loaded if sample.image is not None]
+    if not samples:
+        raise ValueError("data: none of the images to draw can be read; give another dataset")
+    return samples
 
 
 def images_of(

@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from webssl_toolbox.encoder import Encoder, MissingPart, load_samples
+from webssl_toolbox.encoder import Encoder, MissingPart
 from webssl_toolbox.evaluation.lettering import FAINT, LINE, Color, Fonts
-from webssl_toolbox.registry import DATASETS
 
 from ._common import Config
-from ._grid import GAP, PAPER, spread
+from ._grid import GAP, PAPER, shown
 
 
 def prepare(cfg: Config, count: int, zoom: int, model: Encoder) -> Tensor:
@@ -32,12 +31,7 @@ def prepare(cfg: Config, count: int, zoom: int, model: Encoder) -> Tensor:
     Raises:
         ValueError: none of them can be read.
     """
-    dataset = DATASETS.create(cfg, "data")
-    loaded = load_samples(dataset, spread(len(dataset), count))
-    samples = [sample for _, sample in loaded if sample.image is not None]
-    if not samples:
-        raise ValueError("data: none of the images to draw can be read; give another dataset")
-    return F.interpolate(model.prepare(samples), scale_factor=zoom, mode="bilinear")
+    return F.interpolate(model.prepare(shown(cfg, count)), scale_factor=zoom, mode="bilinear")
 
 
 def grid_side(patches: int, size: int) -> int:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from webssl_toolbox.data.sample import Sample
 from webssl_toolbox.encoder import Encoder, MissingPart
 from webssl_toolbox.registry import DATASETS
 from webssl_toolbox.towers import encode_batch
@@ -114,8 +113,7 @@ class DenseProbe:
 
 def _tokens(model: Encoder, images: np.ndarray) -> Tensor:
     """Encodes uint8 ``[B, S, S, 3]`` as they are: a view might crop, and labels would not fit."""
-    extremes = (Sample(np.full((8, 8, 3), level, np.uint8)) for level in (0, 255))
-    black, white = model.prepare(extremes)[..., :1, :1]
+    black, white = model.extremes()
     pixels = torch.from_numpy(images).to(black.device).permute(0, 3, 1, 2) / 255
     with model.evaluating():
         encoding = encode_batch(model.tower(model.image), black + pixels * (white - black))

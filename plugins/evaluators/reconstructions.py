@@ -11,11 +11,11 @@ from torch import Tensor
 
 from webssl_toolbox.data.collate import Tokens
 from webssl_toolbox.data.rng import sample_rng
-from webssl_toolbox.encoder import Encoder, load_samples
+from webssl_toolbox.encoder import Encoder
 from webssl_toolbox.registry import DATASETS
 
 from ._common import Config, check_positive
-from ._grid import Cell, draw_grid, spread
+from ._grid import Cell, draw_grid, shown
 
 GRAY = 190
 
@@ -62,11 +62,7 @@ class Reconstructions:
             )
         (need,) = objective.needs()
         (view, keep, _), *texts = need.parts
-        dataset = DATASETS.create(self.data, "data")
-        loaded = load_samples(dataset, spread(len(dataset), self.count))
-        samples = [sample for _, sample in loaded if sample.image is not None]
-        if not samples:
-            raise ValueError("data: none of the images to draw can be read; give another dataset")
+        samples = shown(self.data, self.count)
         with model.evaluating():
             images = model.prepare(samples)
             patches = model.tower(need.tower).num_patches(images.shape[-1])
