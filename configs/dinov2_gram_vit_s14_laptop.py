@@ -11,13 +11,13 @@ _base_ = ["dinov2_vit_s14_laptop.py"]
 
 model = dict(
     towers=dict(
-        image_gram=dict(type="EMA", of="towers.image_ema", momentum=0.0, every=50),
+        image_gram=dict(type="EMA", of="towers.image_ema", momentum=0.0, every=100),
     ),
     objectives=dict(
         gram=dict(
             type="Gram",
             masks=("g1_mask", "g2_mask"),
-            weight=dict(type="linear", start=2.0, end=2.0, warmup=700),
+            weight=dict(type="linear", start=2.0, end=2.0, warmup=620),
         )
     ),
 )
