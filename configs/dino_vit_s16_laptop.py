@@ -9,8 +9,8 @@ _base_ = ["dino_vit_s16.py"]
 
 _locals = ["l1", "l2", "l3", "l4"]
 _momentum = dict(start=0.95, end=0.99)
-# An untrained network tells crops hardly apart. Temperatures of a quarter of the paper's, and targets
-# spread over each batch, make enough of the difference to learn from in the first steps.
+# An untrained network tells crops hardly apart. Temperatures of a quarter of the paper's, and
+# targets spread over each batch, make enough of the difference to learn from in the first steps.
 _targets = dict(centring="sinkhorn", temperature=0.04, teacher_temperature=0.01)
 _batch = 128 if _base_.data_root is None else _base_._batch_size
 
