@@ -81,6 +81,9 @@ EVALUATORS = {
     "PatchPCA": "patch_pca:PatchPCA",
     "PrototypeNeighbours": "prototype_neighbours:PrototypeNeighbours",
 }
+HOOKS = {
+    "KeepBest": "keep_best:KeepBest",
+}
 
 
 @hookimpl
@@ -93,6 +96,7 @@ def webssl_register(registries: Registries) -> None:
         (registries.datasets, "datasets", DATASETS),
         (registries.views, "views", VIEWS),
         (registries.evaluators, "evaluators", EVALUATORS),
+        (registries.hooks, "hooks", HOOKS),
     ):
         for name, place in entries.items():
             shelf[name] = f"webssl_plugins.{room}.{place}"

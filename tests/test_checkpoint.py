@@ -226,7 +226,7 @@ def build():
 
 KILLS = """
 random.seed(0)
-for kill in range(15):
+for kill in range(int(sys.argv[2])):
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         model, optimizer = build()
@@ -270,10 +270,9 @@ for limit in (100, 10_000, (first / "model.safetensors").stat().st_size - 1):
 """
 
 
-def run_child(body, root):
-    result = subprocess.run(
-        [sys.executable, "-c", CHILD + body, str(root)], capture_output=True, text=True, timeout=120
-    )
+def run_child(body, root, kills=15, timeout=120):
+    command = [sys.executable, "-c", CHILD + body, str(root), str(kills)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout.splitlines()
 

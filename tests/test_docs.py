@@ -219,7 +219,7 @@ def train(words: list[str]) -> None:
 def launch(words: list[str]) -> None:
     stubs = Path("stubs")
     stubs.mkdir(exist_ok=True)
-    for name in ("torchrun", "srun"):
+    for name in ("torchrun", "sbatch"):
         (stubs / name).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
         (stubs / name).chmod(0o755)
     path = f"{stubs.resolve()}:{os.environ['PATH']}"

@@ -117,7 +117,9 @@ def test_test_names_a_missing_checkpoint(config, tmp_path):
 # -- shell -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ["tools/dist_train.sh", "tools/slurm_train.sh", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["tools/dist_train.sh", "tools/slurm_train.sh", "tools/slurm_job.sh", ".ci/run"]
+)
 def test_shell_scripts_parse(script):
     assert os.access(ROOT / script, os.X_OK)
     done = run("bash", "-n", ROOT / script)
@@ -126,7 +128,7 @@ def test_shell_scripts_parse(script):
 
 @pytest.fixture
 def path(tmp_path):
-    for name in ("torchrun", "srun"):
+    for name in ("torchrun", "sbatch"):
         stub(tmp_path, name, """printf '%s\\n' "$0" "$@" """)
     return f"{tmp_path}:{os.environ['PATH']}"
 
@@ -141,6 +143,7 @@ def test_dist_train(path):
         "--master-addr=10.0.0.1",
         "--master-port=1234",
         "--nproc-per-node=4",
+        "--max-restarts=0",
         str(ROOT / "tools/train.py"),
         "a config.py",
         *["--launcher", "pytorch", "--cfg-options", "seed=1"],
@@ -149,14 +152,24 @@ def test_dist_train(path):
 
 def test_slurm_train(path):
     train = ["tools/slurm_train.sh", "gpus", "declip", "config.py", "--resume"]
-    done = run(*train, PATH=path, GPUS="4", SRUN_ARGS="--qos=high --time=9")
+    done = run(*train, PATH=path, GPUS="4", SBATCH_ARGS="--qos=high --time=9")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:] == [
         *["--partition=gpus", "--job-name=declip", "--gres=gpu:4", "--ntasks=4"],
-        *["--ntasks-per-node=4", "--cpus-per-task=5", "--kill-on-bad-exit=1"],
-        *["--qos=high", "--time=9", "python", "-u", str(ROOT / "tools/train.py")],
+        *["--ntasks-per-node=4", "--cpus-per-task=5", "--requeue"],
+        *["--open-mode=append", "--signal=USR1@120", "--qos=high", "--time=9"],
+        *[str(ROOT / "tools/slurm_job.sh"), str(ROOT / "tools/train.py")],
         *["config.py", "--launcher", "slurm", "--resume"],
     ]
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, ""), (1, ""), (75, "requeue 42\n")])
+def test_a_slurm_job_queues_again_when_its_ranks_ask_for_it(tmp_path, code, requeued):
+    stub(tmp_path, "srun", f"exit {code}")
+    stub(tmp_path, "scontrol", 'echo "$@"')
+    slurm = dict(SLURM_JOB_ID="42", SLURM_CPUS_PER_TASK="5")
+    done = run("tools/slurm_job.sh", "x", PATH=f"{tmp_path}:{os.environ['PATH']}", **slurm)
+    assert (done.returncode, done.stdout) == (code, requeued)
 
 
 @pytest.mark.parametrize("script", ["tools/dist_train.sh", "tools/slurm_train.sh"])

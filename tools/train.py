@@ -46,7 +46,8 @@ def main() -> None:
         config = find_config(args.config)
         cfg = load_config(config, args.cfg_options)
         work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{config.stem}"
-        runner = Runner(cfg, Path(work_dir), resume=args.resume, device=args.device)
+        resume = args.resume or started_again()
+        runner = Runner(cfg, Path(work_dir), resume=resume, device=args.device)
         smaller = config.with_name(f"{config.stem}_laptop.py")
         if runner.device.type == "cpu" and smaller.exists():
             runner.logger.warning("%s is slow on a CPU: %s is made for one", config, smaller)
@@ -55,6 +56,8 @@ def main() -> None:
         if os.environ.get("WEBSSL_TRACEBACK"):
             raise
         sys.exit(f"error: {explain(error)}\n(WEBSSL_TRACEBACK=1 shows where)")
+    except KeyboardInterrupt:  # before training, which hears signals itself
+        sys.exit(130)
     finally:
         dist.shutdown()
 
@@ -68,6 +71,12 @@ def explain(error: Exception) -> str:
         reason = str(error).partition(". ")[0]
         return f"{reason}; raise model.chunks, or lower train_dataloader.batch_size"
     return str(error)
+
+
+def started_again() -> bool:
+    """Tells whether torchrun, after a failure, or SLURM, after a requeue, repeats this command."""
+    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return any(int(os.environ.get(count, "0")) > 0 for count in counts)
 
 
 def launch(launcher: str) -> int:

@@ -137,6 +137,12 @@ def average(x: Tensor) -> Tensor:
     return all_sum(x.detach()) / world_size()
 
 
+def largest(x: Tensor) -> None:
+    """Overwrites ``x`` with the largest of all ranks, elementwise."""
+    if world_size() > 1:
+        torch_dist.all_reduce(x, torch_dist.ReduceOp.MAX)
+
+
 def row_offset(rows: int) -> int:
     """Returns where this rank's ``rows`` begin in a gathered tensor."""
     return rank() * rows

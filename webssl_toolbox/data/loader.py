@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import signal
 import traceback
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import cv2
@@ -74,11 +76,11 @@ def batches(
     ranks: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[dict[str, Tensor]]:
+) -> Generator[dict[str, Tensor], None, None]:
     """Yields collated batches forever, from step ``start``; the same for any number of workers.
 
     The first is drawn at once, so that what is wrong with the data is said before anything else is
-    done with them.
+    done with them. Close it to end the workers: at the exit torch waits 5 seconds for each.
     """
     sampler = PositionSampler(len(dataset), batch_size, seed, start, rank, ranks)
     if workers == 0:
@@ -93,14 +95,19 @@ def batches(
         prefetch_factor=4 if workers else None,
     )
     drawn = _raised(iter(loader))
-    return chain([next(drawn)], drawn)
+    return _all(next(drawn), drawn)
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _raised(batches: Iterator[Any]) -> Iterator[dict[str, Tensor]]:
+def _all(first: Any, rest: Generator[Any, None, None]) -> Generator[Any, None, None]:
+    yield first
+    yield from rest
+
+
+def _raised(batches: Iterator[Any]) -> Generator[dict[str, Tensor], None, None]:
     """Yields the batches that are none of the errors that a worker returned."""
     for batch in batches:
         if isinstance(batch, Exception):
@@ -109,8 +116,21 @@ def _raised(batches: Iterator[Any]) -> Iterator[dict[str, Tensor]]:
 
 
 def _quiet(worker: int) -> None:
-    """Leaves the cores to the trainer: OpenCV would start a thread pool in each worker."""
+    """Leaves cores and signals to the trainer: OpenCV would start a thread pool in each worker.
+
+    Schedulers signal every process, and to finish its step the trainer may still need a batch.
+    """
     cv2.setNumThreads(0)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """Ends workers that may hang: torch would wait for each, and an exit for ever."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -114,13 +114,13 @@ def latest(root: Path) -> Path | None:
     return None
 
 
-def prune(root: Path, keep: int) -> None:
-    """Leaves ``keep`` checkpoints, counted from the newest that verifies, and deletes the older."""
+def prune(root: Path, keep: int, every: int = 0) -> None:
+    """Leaves ``keep``, counted from the newest that verifies, and each ``every``-th step's."""
     if keep < 1:
         raise ValueError(f"keep={keep}: at least one checkpoint must stay")
-    if (newest := latest(root)) is not None:
-        paths = _checkpoints(newest.parent)
-        for path in paths[paths.index(newest) + keep :]:
+    newest, paths = latest(root), _checkpoints(Path(root))
+    for path in paths[paths.index(newest) + keep :] if newest else ():
+        if not every or int(path.name[5:].removesuffix(".old")) % every:
             _remove(path)
 
 

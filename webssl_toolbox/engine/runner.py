@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from . import checkpoint
 from .dry_run import dry_run
 from .finite import FiniteWatch
 from .optim import OptimWrapper, Untrained
+from .preempt import Preemption, Stopped
 from .progress import Averages, MetricsFile, Reporter
 from .settings import settings_from
 from .start import load_from
@@ -41,8 +43,8 @@ class Runner:
     """One training run.
 
     Hooks are mmengine's (``before_train``, ``before_train_iter``, ``after_train_iter``,
-    ``after_train``): they see ``runner.iter``, ``.max_iters``, ``.model``, ``.optim_wrapper``,
-    ``.work_dir`` and ``.logger``.
+    ``after_val_epoch`` with the metrics, ``after_train``): they see ``runner.iter``,
+    ``.max_iters``, ``.model``, ``.optim_wrapper``, ``.work_dir`` and ``.logger``.
 
     Args:
         cfg: a config as ``load_config`` returns it.
@@ -88,7 +90,8 @@ class Runner:
         self.iter = self._prepare_work_dir(resume)
         self.before: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
-        self._evaluated = -1  # at which step
+        self._evaluated = self._saved = -1  # at which step
+        self.stop = Preemption(self.device)
 
     # -- the run -------------------------------------------------------------------------------
 
@@ -97,6 +100,7 @@ class Runner:
 
         Raises:
             NonFinite: training diverged.
+            Stopped: a signal asked for it; the run is saved.
         """
         s = self.settings
         if hasattr(self.dataset, "prepare"):
@@ -116,6 +120,7 @@ class Runner:
         averages, watch = Averages(), FiniteWatch()
         self._open_reports()
         self.call_hook("before_train")
+        self.stop.listen()
         try:
             if s.evaluation.before:
                 self.before = self._untrained_metrics()
@@ -125,18 +130,23 @@ class Runner:
                 averages.add(logs)
                 watch.watch(self.iter, finite, logs)
                 self.reporter.tick(self.iter)
+                signum = self.stop.agreed(wait=False)
                 save = self._due(s.train_cfg.checkpoint_interval) or self.iter == self.max_iters
+                save = save or signum > 0
                 if save or self._due(s.train_cfg.log_interval):
                     # Also where a run may be resumed, so that means never span a checkpoint.
                     self._report(averages.read())
                 if save:
                     watch.flush()
                     self.save()
+                self._leave(signum)
                 if self._due(s.evaluation.interval):
                     self.evaluate()
             self._finish()
             self.call_hook("after_train")
         finally:
+            batches.close()
+            self.stop.close()
             self._close_reports()
         return self.metrics
 
@@ -180,13 +190,16 @@ class Runner:
     def evaluate(self) -> dict[str, float]:
         """Runs the evaluators on the first rank; all ranks wait. Metrics are in percent."""
         with self._paused():
-            if dist.rank() == 0 and self.encoder is not None:
-                self.metrics, drawn = self.evaluation.run(self.encoder)
+            if dist.rank() == 0 and (encoder := self.encoder) is not None:
+                found = self.stop.abandonable(lambda: self.evaluation.run(encoder))
+                self.metrics, drawn = found or ({}, {})
                 self._write(self.metrics)
                 self._show(drawn)
                 for line in headlines(self.metrics):
                     self.reporter.say(f"step {self.iter}  {line}")
             dist.barrier()
+        self._leave(self.stop.agreed())
+        self.call_hook("after_val_epoch", metrics=self.metrics)
         self._evaluated = self.iter
         return self.metrics
 
@@ -229,8 +242,20 @@ class Runner:
                 }
                 optimizer = self.optim_wrapper.optimizer
                 checkpoint.save(self.checkpoints, self.iter, self.model, optimizer, meta)
-                checkpoint.prune(self.checkpoints, self.settings.train_cfg.keep_checkpoints)
+                s = self.settings.train_cfg
+                checkpoint.prune(self.checkpoints, s.keep_checkpoints, s.keep_every)
             dist.barrier()
+        self._saved = self.iter
+
+    def _leave(self, signum: int) -> None:
+        """Ends the run, saved, if there was a signal."""
+        if signum:
+            if self._saved != self.iter:
+                self.save()
+            name, stopped = signal.Signals(signum).name, Stopped(signum)
+            saved = f"{name}: step {self.iter} is saved in {self.work_dir}"
+            logger.warning("%s, --resume continues (exit code %s)", saved, stopped.code)
+            raise stopped
 
     def digest(self) -> dict[str, str]:
         """Returns SHA-256 of the model's whole state and of the optimizer's."""

@@ -115,12 +115,14 @@ class TrainCfg:
         log_interval: steps between lines of ``metrics.jsonl``; losses are read back only then.
         checkpoint_interval: steps between checkpoints; one is always written at the end.
         keep_checkpoints: how many of them stay.
+        keep_every: those at multiples of so many steps stay besides; 0 for none.
     """
 
     max_iters: int
     log_interval: int = 20
     checkpoint_interval: int = 200
     keep_checkpoints: int = 2
+    keep_every: int = 0
 
 
 @dataclass
@@ -187,6 +189,7 @@ LEAST = {
     "train_cfg.log_interval": 0,
     "train_cfg.checkpoint_interval": 0,
     "train_cfg.keep_checkpoints": 1,
+    "train_cfg.keep_every": 0,
     "evaluation.interval": 0,
 }
 
