@@ -10,7 +10,7 @@
 # Small batches: the paper trains with 1,024 images. Its authors advise a slower average for fewer,
 # towers.image_ema.momentum.start=0.9995 for 256, in runs that are long enough to follow it.
 # Result: not yet measured.
-_base_ = ["_base_/images.py", "_base_/multi_crop.py"]
+_base_ = ["_base_/images.py", "_base_/multi_crop.py", "_base_/guards.py"]
 
 _photos = _base_.data_root is not None
 _steps = 20_000

@@ -7,7 +7,7 @@
 # one.
 # Data: the embedded corpus, at 64 px; or any folder of images, at 224 px.
 # Result: not yet measured.
-_base_ = ["_base_/images.py"]
+_base_ = ["_base_/images.py", "_base_/guards.py"]
 
 model = dict(
     towers=dict(

@@ -7,7 +7,7 @@
 # Data: the embedded corpus, nothing to download. For your own pairs, override
 #   train_dataloader.dataset with dict(type='ImageTextList', file='pairs.csv', root='images').
 # Result: not yet measured.
-_base_ = ["_base_/emoji_pictures.py", "_base_/adamw.py"]
+_base_ = ["_base_/emoji_pictures.py", "_base_/adamw.py", "_base_/guards.py"]
 
 model = dict(
     towers=dict(

@@ -83,6 +83,8 @@ EVALUATORS = {
 }
 HOOKS = {
     "KeepBest": "keep_best:KeepBest",
+    "LossSpike": "loss_spike:LossSpike",
+    "Collapse": "collapse:Collapse",
 }
 
 

@@ -367,6 +367,7 @@ def test_type_tables_equal_the_signatures(document):
     "tool",
     [
         "train.py",
+        "replay.py",
         "test.py",
         "print_config.py",
         "preview_views.py",

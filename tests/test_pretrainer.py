@@ -145,7 +145,7 @@ def test_a_weight_is_a_number_or_a_schedule_and_weighs_losses_alone(registered):
         model.step, model.total = step, 10
         losses, logs = model(inputs(model, case))
         assert sorted(losses) == ["a.loss", "a.loss_again", "b.loss", "b.loss_again"]
-        assert sorted(logs) == sorted([*losses, "a.value", "b.value"])
+        assert sorted(logs) == sorted([*losses, "a.value", "b.value", "towers.image.std"])
         for name, loss in losses.items():
             factor = expected(step, 10) if name.startswith("a.") else 0.5
             torch.testing.assert_close(loss.detach(), logs[name] * factor)

@@ -118,6 +118,15 @@ class Features:
         return self._memo[key]
 
 
+def spread(x: Tensor) -> Tensor:
+    """Standard deviation of rows ``[B, D]`` at unit length, for logging.
+
+    1 less its square is the mean cosine of two rows: about 1 when they spread evenly, it falls
+    towards 0 in a collapse.
+    """
+    return F.normalize(x.detach().float(), dim=1).std(0).norm()
+
+
 def _in_chunks(tower: Tower, chunks: int) -> Any:
     """Runs a tower on row chunks under checkpointing: the full batch in a chunk's memory.
 

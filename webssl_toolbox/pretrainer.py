@@ -134,7 +134,8 @@ class Pretrainer(nn.Module):
 
         Returns:
             Weighted losses to be summed and minimised, and detached values to log, both as
-            ``'<objective>.<name>'``; nothing is read back from the device.
+            ``'<objective>.<name>'``, and how far pooled rows of each trained tower's first view
+            spread, ``'towers.<name>.std'``; nothing is read back from the device.
         """
         if self.training:
             self._running_stats.remember()
@@ -142,6 +143,10 @@ class Pretrainer(nn.Module):
         now = self.step, self.total
         shared = features.Features(encodings, self._spaces(), inputs, *now)
         losses, logs = {}, {}
+        for name, needs in self.plan.items():
+            pooled = encodings[needs[0]].pooled
+            if len(pooled) > 1 and not isinstance(self.towers[name], EMA):
+                logs[f"towers.{name}.std"] = features.spread(pooled)
         for name, objective in self.objectives.items():
             weight = self.weights[name](*now)
             for key, value in objective(shared).items():

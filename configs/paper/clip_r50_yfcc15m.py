@@ -6,7 +6,7 @@
 # Data: see _base_/yfcc15m.py, which says how to point to yours.
 # Published: 37.2 % zero-shot top-1 on ImageNet (README of Sense-GVT/DeCLIP). The DeCLIP paper has
 # 31.3 on "YFCC15M": another list, or another recipe; which one is not known. Not run by us.
-_base_ = ["_base_/yfcc15m.py", "_base_/adamw_128k.py"]
+_base_ = ["_base_/yfcc15m.py", "_base_/adamw_128k.py", "../_base_/guards.py"]
 
 model = dict(
     towers=dict(

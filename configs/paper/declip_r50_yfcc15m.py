@@ -7,7 +7,7 @@
 # Published: 44.4 % zero-shot top-1 on ImageNet (README of Sense-GVT/DeCLIP), by the released code,
 # which differs from the formula: declip_r50_yfcc15m_code.py. The paper has 41.9 on "YFCC15M":
 # another list, or another recipe; which one is not known. Not run by us.
-_base_ = ["_base_/yfcc15m.py", "_base_/adamw_128k.py"]
+_base_ = ["_base_/yfcc15m.py", "_base_/adamw_128k.py", "../_base_/guards.py"]
 
 model = dict(
     towers=dict(

@@ -10,7 +10,7 @@
 # not in the repository: to our knowledge 10 local crops, scales of (0.25, 1) and (0.05, 0.25), an
 # end of the rate of 1e-5, no clipping, and lengths of prototypes that are learned. Compare with it
 # before you rely on this: https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/args.txt
-_base_ = ["../_base_/multi_crop.py"]
+_base_ = ["../_base_/multi_crop.py", "../_base_/guards.py"]
 
 data_root = "data/imagenet/train"
 

@@ -12,6 +12,7 @@
 # crops, here MAE's without the flip, and the pairs of an epoch, here 12,000,000. Two things differ:
 # * the tokenizer is CLIP's, not BERT's;
 # * each row has its own mask; there one permutation is shared by all rows of a device.
+_base_ = ["../_base_/guards.py"]
 _root = "data/cc12m"
 _epoch = 2930  # steps: 12,000,000 / 4,096
 

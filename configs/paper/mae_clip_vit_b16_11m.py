@@ -13,6 +13,7 @@
 # alone. So this is MAE (_base_/mae.py) and CLIP on one ViT-B/16, weighted alike, with the batch,
 # optimizer and 32 epochs that are usual for CLIP on so few pairs. CLIP reads the whole view; to let
 # it read the kept patches alone: --cfg-options model.objectives.clip.keep=v1_keep
+_base_ = ["../_base_/guards.py"]
 _root = "data/cc11m"
 
 model = dict(

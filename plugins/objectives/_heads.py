@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from webssl_toolbox.norm import SyncBatchNorm
@@ -21,11 +20,3 @@ def by_view(layers: nn.Sequential, x: Tensor) -> list[Tensor]:
         else:
             x = layer(x)
     return list(x.chunk(2))
-
-
-def spread(x: Tensor) -> Tensor:
-    """Standard deviation of rows ``[B, D]`` at unit length, times ``sqrt(D)``, for logging.
-
-    About 1 when they spread evenly; it falls towards 0 in a collapse.
-    """
-    return F.normalize(x.detach().float(), dim=1).std(0).mean() * x.shape[1] ** 0.5

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from webssl_toolbox import Features, Need, Objective, Space, Tower
 from webssl_toolbox.compat import full_precision
+from webssl_toolbox.features import spread
 from webssl_toolbox.norm import SyncBatchNorm
 
 from ._common import ROWS, gather_rows, in_pieces, similarities
-from ._heads import by_view, spread
+from ._heads import by_view
 
 
 class SimCLR(Objective):

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from webssl_toolbox import Features, Need, Objective, Space, Tower
+from webssl_toolbox.features import spread
 from webssl_toolbox.norm import SyncBatchNorm
 
-from ._heads import by_view, spread
+from ._heads import by_view
 
 
 class SimSiam(Objective):

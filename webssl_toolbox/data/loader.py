@@ -25,7 +25,7 @@ ATTEMPTS = 16
 HOST = (".length", ".present")  # how inputs end that towers plan with
 
 
-class _Drawn(torch.utils.data.Dataset):
+class Drawn(torch.utils.data.Dataset):
     """``[(epoch, index, position), ...]`` -> the views of these samples, as a batch."""
 
     def __init__(self, dataset: Dataset, views: Views, batch_size: int, seed: int) -> None:
@@ -86,7 +86,7 @@ def batches(
     if workers == 0:
         cv2.setNumThreads(0)
     loader = DataLoader(
-        _Drawn(dataset, views, batch_size, seed),
+        Drawn(dataset, views, batch_size, seed),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_as_it_is,

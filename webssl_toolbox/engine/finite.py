@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-logger = logging.getLogger("webssl_toolbox")
+from .. import dist
 
-LIMIT = 10
+logger = logging.getLogger("webssl_toolbox")
 
 
 class NonFinite(RuntimeError):
@@ -20,17 +20,23 @@ class NonFinite(RuntimeError):
 
 
 class FiniteWatch:
-    """Reads each step's finite flag one step late, when the device has long computed it."""
+    """Reads each step's finite flag one step late, when the device has long computed it.
 
-    def __init__(self) -> None:
-        self._in_a_row = 0
+    Args:
+        limit: stop at so many skipped steps in a row.
+        record: takes the first step of each row, and the losses that are not finite; returns how
+            to run it again.
+    """
+
+    def __init__(self, limit: int, record: Callable[[int, list[str]], str]) -> None:
+        self._limit, self._record, self._in_a_row, self._hint = limit, record, 0, ""
         self._pending: tuple[int, Tensor, Any, Mapping[str, Tensor]] | None = None
 
     def watch(self, step: int, finite: Tensor, logs: Mapping[str, Tensor]) -> None:
         """Takes the flag of a step, and reports on the one before.
 
         Raises:
-            NonFinite: ``LIMIT`` steps in a row were skipped; names the losses that are not finite.
+            NonFinite: ``limit`` steps in a row were skipped; names the losses that are not finite.
         """
         copied = None
         if finite.is_cuda:
@@ -44,7 +50,7 @@ class FiniteWatch:
         self._pending = (step, finite, copied, logs)
 
     def flush(self) -> None:
-        """Reports on the step that is still pending."""
+        """Reports on the step that is still pending; call it on all ranks."""
         if self._pending is None:
             return
         step, finite, copied, logs = self._pending
@@ -55,14 +61,32 @@ class FiniteWatch:
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        bad = [name for name, value in logs.items() if not math.isfinite(float(value))]
-        cause = (
-            f"not finite: {', '.join(bad)}" if bad else "every loss is finite, a gradient is not"
-        )
-        if self._in_a_row >= LIMIT:
+        bad = not_finite(logs)
+        what = f"not finite: {', '.join(bad) or 'a gradient, though every loss is'}"
+        if self._in_a_row == 1:
+            self._hint = self._record(step, bad)
+        if self._in_a_row >= self._limit:
             raise NonFinite(
-                f"step {step} is the {LIMIT}th in a row without a finite gradient ({cause}); lower "
-                "optim_wrapper.optimizer.lr or the weight of that objective, or set "
-                "optim_wrapper.precision='fp32'; nothing was changed by these steps"
+                f"step {step} ends the run ({what}): train_cfg.max_skipped={self._limit} in a row; "
+                "lower optim_wrapper.optimizer.lr or the weight of that objective, or set "
+                "optim_wrapper.precision='fp32'; nothing was changed by skipped steps; "
+                f"{self._hint}"
             )
-        logger.warning("step %d skipped, weights and queues are unchanged (%s)", step, cause)
+        logger.warning("step %d is skipped and changes nothing (%s); %s", step, what, self._hint)
+
+
+def not_finite(logs: Mapping[str, Tensor]) -> list[str]:
+    """Names the losses among ``logs`` that are not finite; call it on all ranks, it waits.
+
+    Returns:
+        ``'clip.loss'``, or ``'clip.loss of rank 1'`` where it is finite on others; equal on all
+        ranks.
+    """
+    names = [name for name in logs if name.partition(".")[2].startswith("loss")]
+    ranks = dist.gather(torch.stack([logs[name].float() for name in names])[None]).tolist()
+    found = []
+    for name, values in zip(names, zip(*ranks, strict=True), strict=True):
+        bad = [str(rank) for rank, value in enumerate(values) if not math.isfinite(value)]
+        if bad:
+            found.append(name if len(bad) == len(values) else f"{name} of rank {', '.join(bad)}")
+    return found

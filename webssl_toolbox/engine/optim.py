@@ -84,14 +84,16 @@ class OptimWrapper(MMOptimWrapper):
             Untrained: a trainable parameter got no gradient. Under data parallelism that makes a
                 step silently wrong.
         """
-        loss.backward()
+        # A loss that is not finite may still have a finite gradient, and be finite on other ranks:
+        # the factor, 1 or NaN, lets its gradient say so, which all ranks see.
+        loss.backward(loss.detach() * 0 + 1)
         gradients = [[p.grad for p in each if p.grad is not None] for each in self.clipped]
         if sum(map(len, gradients)) < len(self.names):
             missing = [name for p, name in self.names.items() if p.grad is None]
             refuse_untrained(missing, self.names.values())
         norms = [torch.nn.utils.get_total_norm(each, foreach=True) for each in gradients]
         norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
-        finite = norm.isfinite()
+        finite = norm < torch.inf  # one launch; it is false for NaN, too
         if self.bound is not None:
             for each, own in zip(self.clipped, norms, strict=True):
                 torch.nn.utils.clip_grads_with_norm_(each, self.bound, own, foreach=True)

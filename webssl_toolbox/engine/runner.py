@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ..evaluation.table import headlines, to_markdown, to_rich
 from ..objective import Progress
 from ..registry import DATASETS, HOOKS, MODELS
 from ..seeding import seed_step
-from . import checkpoint
+from . import checkpoint, replay
 from .dry_run import dry_run
 from .finite import FiniteWatch
 from .optim import OptimWrapper, Untrained
@@ -90,6 +91,7 @@ class Runner:
         self.iter = self._prepare_work_dir(resume)
         self.before: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
+        self.means: dict[str, float] = {}  # of the last log interval
         self._evaluated = self._saved = -1  # at which step
         self.stop = Preemption(self.device)
 
@@ -117,7 +119,8 @@ class Runner:
             pin_memory=self.device.type == "cuda",
         )
         wrapped = self._wrap()
-        averages, watch = Averages(), FiniteWatch()
+        averages = Averages()
+        watch = FiniteWatch(s.train_cfg.max_skipped, partial(replay.record, self))
         self._open_reports()
         self.call_hook("before_train")
         self.stop.listen()
@@ -316,6 +319,7 @@ class Runner:
             ]
 
     def _report(self, means: dict[str, float]) -> None:
+        self.means = means
         speed = self.reporter.report(self.iter, means)
         self._write(means | speed | self.optim_wrapper.rates())
 

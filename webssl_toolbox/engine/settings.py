@@ -116,6 +116,8 @@ class TrainCfg:
         checkpoint_interval: steps between checkpoints; one is always written at the end.
         keep_checkpoints: how many of them stay.
         keep_every: those at multiples of so many steps stay besides; 0 for none.
+        max_skipped: stop at so many skipped steps in a row, whose gradient is not finite; 1 stops
+            at once.
     """
 
     max_iters: int
@@ -123,6 +125,7 @@ class TrainCfg:
     checkpoint_interval: int = 200
     keep_checkpoints: int = 2
     keep_every: int = 0
+    max_skipped: int = 10
 
 
 @dataclass
@@ -190,6 +193,7 @@ LEAST = {
     "train_cfg.checkpoint_interval": 0,
     "train_cfg.keep_checkpoints": 1,
     "train_cfg.keep_every": 0,
+    "train_cfg.max_skipped": 1,
     "evaluation.interval": 0,
 }
 

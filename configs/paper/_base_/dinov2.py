@@ -10,7 +10,7 @@
 # positions are resized with an offset of 0.1 and without antialiasing; its blur is cut off at 9
 # taps, weaker than here; it masks half of the crops of a GPU, here half of each view of the global
 # batch; and it computes in float16.
-_base_ = ["../../_base_/multi_crop.py"]
+_base_ = ["../../_base_/multi_crop.py", "../../_base_/guards.py"]
 
 data_root = "data/lvd142m"
 

@@ -1,6 +1,7 @@
 # MAE (He et al. 2022): its views, its decoder for every size of encoder, and its schedule on
 # ImageNet-1k, 800 epochs. Any folder of images will do:
 #   --cfg-options data_root=FOLDER
+_base_ = ["../../_base_/guards.py"]
 data_root = "data/imagenet/train"
 
 _epoch = 312  # steps: 1,281,167 / 4,096

@@ -2,6 +2,7 @@
 # The list is to be made from YFCC100M: one row for each image, a TSV with the columns `image`,
 # `title` and `description`. Point to yours with
 #   --cfg-options train_dataloader.dataset.file=LIST train_dataloader.dataset.root=FOLDER
+_base_ = ["../../_base_/guards.py"]
 _root = "data/yfcc15m_v1"
 _epoch = 3586  # steps: 14,689,580 / 4,096
 

@@ -6,6 +6,7 @@
 #
 # Not known: the text tower, here that of OpenAI's ViT-B; the width of the joint space, here 1,024;
 # crops, here open_clip's; betas, eps and decay, here those of OpenAI's ViTs.
+_base_ = ["../../_base_/guards.py"]
 _root = "data/mc2b"
 
 model = dict(
