@@ -85,6 +85,7 @@ HOOKS = {
     "KeepBest": "keep_best:KeepBest",
     "LossSpike": "loss_spike:LossSpike",
     "Collapse": "collapse:Collapse",
+    "Unreadable": "unreadable:Unreadable",
 }
 
 

@@ -141,6 +141,18 @@ DATA = {
     "batch larger than the data": option(
         "train_dataloader.batch_size", 64, "16 samples", "batch of 64", "lower train_dataloader"
     ),
+    "fewer samples than ranks": option(
+        "train_dataloader.batch_size",
+        32,
+        *("16 samples", "batch of 32", "start at most 16 ranks"),
+        given=patched(dist, "world_size", lambda: 32),
+    ),
+    "list missing": option(f"{DATASET}.file", "pears.csv", "pears.csv: no such file", "must list"),
+    "folder gone in the middle of a run": train(
+        "--cfg-options train_cfg.max_iters=2",
+        *("16 samples in a row", "images/", "No such file", "check the dataset and the disk"),
+        given=patched(Pretrainer, "after_step", lambda *_: shutil.rmtree("images")),
+    ),
     "view misspelt": option(f"{OBJECTIVES}.clip.image", "v11", "'v11'", "did you mean 'v1'"),
 }
 

@@ -8,12 +8,14 @@ no factor of the world size anywhere but here.
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as torch_dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from .compat import all_gather_rows
@@ -141,6 +143,20 @@ def largest(x: Tensor) -> None:
     """Overwrites ``x`` with the largest of all ranks, elementwise."""
     if world_size() > 1:
         torch_dist.all_reduce(x, torch_dist.ReduceOp.MAX)
+
+
+def gather_json(value: Any) -> list[Any]:
+    """Returns the ``value`` of each rank, which is JSON data, in rank order; the host waits for it.
+
+    Not torch's collective for objects, which unpickles what it receives.
+    """
+    if world_size() == 1:
+        return [value]
+    device = "cuda" if torch_dist.get_backend() == "nccl" else "cpu"
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    lengths = _all_gather(torch.tensor([len(text)], device=device)).tolist()
+    rows = _all_gather(F.pad(text, (0, max(lengths) - len(text)))[None]).cpu().numpy()
+    return [json.loads(row[:n].tobytes()) for row, n in zip(rows, lengths, strict=True)]
 
 
 def row_offset(rows: int) -> int:

@@ -130,7 +130,8 @@ def _read_captions(path: str) -> tuple[str, ...]:
         with open(path, encoding="utf-8-sig") as file:
             captions = tuple(line.strip() for line in file if line.strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise UnreadableSample(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        why = f"cannot be read as UTF-8 text ({error})"
+        raise UnreadableSample(f"{path}: {why}", "no caption") from error
     if not captions:
-        raise UnreadableSample(f"{path}: holds no caption; write one a line")
+        raise UnreadableSample(f"{path}: holds no caption; write one a line", "no caption")
     return captions

@@ -127,12 +127,13 @@ class ImageTextList:
         texts = tuple(text for text in found if isinstance(text, str) and text.strip())
         if not texts:
             columns = ", ".join(map(repr, self.captions))
-            raise UnreadableSample(f"{self.file}: row {index} has no text in {columns}")
+            why = f"row {index} has no text in {columns}"
+            raise UnreadableSample(f"{self.file}: {why}", "no caption")
         if self.image is None:
             return Sample(None, texts, label, f"row {index}")
         path = row.get(self.image)
         if not isinstance(path, str) or not path:
-            raise UnreadableSample(f"{self.file}: row {index} has no {self.image!r}")
+            raise UnreadableSample(f"{self.file}: row {index} has no {self.image!r}", "missing")
         return Sample(read_image(os.path.join(self.root, path)), texts, label, path)
 
 
@@ -165,9 +166,10 @@ class _JsonLines:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UnreadableSample(f"{self._file}: row {index} is not JSON ({error})") from error
+            why = f"row {index} is not JSON ({error})"
+            raise UnreadableSample(f"{self._file}: {why}", "broken") from error
         if not isinstance(row, dict):
-            raise UnreadableSample(f"{self._file}: row {index} is not a JSON object")
+            raise UnreadableSample(f"{self._file}: row {index} is not a JSON object", "broken")
         return row
 
 

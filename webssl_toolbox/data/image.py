@@ -61,9 +61,10 @@ def read_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
         try:
             data = Path(source).read_bytes()
         except OSError as error:
-            raise UnreadableSample(f"{name}: cannot be read ({error.strerror})") from error
+            kind = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+            raise UnreadableSample(f"{name}: cannot be read ({error.strerror})", kind) from error
     if not data:
-        raise UnreadableSample(f"{name}: the file is empty")
+        raise UnreadableSample(f"{name}: the file is empty", "empty")
     if (pixels := _usual_jpeg(data)) is not None:
         return pixels
     try:
@@ -71,16 +72,28 @@ def read_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableSample(
-                    f"{name}: {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
+                    f"{name}: {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}",
+                    "too many pixels",
                 )
             pixels = _decode(data, image)
             return np.ascontiguousarray(_upright(pixels, image))
     except UnreadableSample:
         raise
-    except UnidentifiedImageError as error:
-        raise UnreadableSample(f"{name}: not an image, it starts with {data[:16]!r}") from error
     except _DECODE_ERRORS as error:
-        raise UnreadableSample(f"{name}: cannot be decoded ({error})") from error
+        reason = f"cannot be decoded ({str(error).partition(', could be')[0]})"
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"not an image, it starts with {data[:16]!r}"
+        raise UnreadableSample(f"{name}: {reason}", _kind(data, error)) from error
+
+
+def _kind(data: bytes, error: Exception) -> str:
+    """Tells a file that was cut off from one that is broken and from one that is no image."""
+    if isinstance(error, Image.DecompressionBombError):
+        return "too many pixels"
+    shorter = data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if shorter or "runcated" in str(error):
+        return "truncated"
+    return "not an image" if isinstance(error, UnidentifiedImageError) else "broken"
 
 
 def _usual_jpeg(data: bytes) -> np.ndarray | None:

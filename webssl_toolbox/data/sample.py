@@ -50,4 +50,8 @@ class Dataset(Protocol):
 
 
 class UnreadableSample(ValueError):
-    """A sample that cannot be decoded; the message names the file and why."""
+    """A sample that cannot be decoded; the message names the file and why, ``kind`` is counted."""
+
+    def __init__(self, message: str, kind: str = "unreadable") -> None:
+        super().__init__(message)
+        self.kind = kind

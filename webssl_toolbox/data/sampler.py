@@ -40,6 +40,8 @@ class PositionSampler:
             raise ValueError(
                 f"the dataset has {length} samples, fewer than one batch of {batch_size}; lower "
                 "train_dataloader.batch_size"
+                + f", and start at most {length} ranks"
+                * (length < ranks)
             )
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.start, self.rank, self.ranks = start, rank, ranks

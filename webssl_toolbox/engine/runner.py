@@ -117,6 +117,7 @@ class Runner:
             ranks=dist.world_size(),
             workers=s.train_dataloader.num_workers,
             pin_memory=self.device.type == "cuda",
+            timeout=s.train_dataloader.timeout,
         )
         wrapped = self._wrap()
         averages = Averages()
@@ -170,7 +171,7 @@ class Runner:
         finite, norm = self.optim_wrapper.update(torch.stack(list(losses.values())).sum())
         self.iter += 1
         self.model.after_step(Progress(self.iter, self.max_iters, finite))
-        replaced = inputs["unreadable"].float().mean()
+        replaced = (inputs["unreadable"] > 0).float().mean()
         logs |= {"grad_norm": norm, "skipped": (~finite).float(), "unreadable": replaced}
         self.call_hook("after_train_iter", batch_idx=self.iter - 1, data_batch=batch, outputs=logs)
         return logs, finite

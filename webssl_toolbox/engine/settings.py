@@ -40,12 +40,16 @@ class TrainDataloader:
         views: ``{name: [dict(type=...), ...]}``; only those that objectives need are computed.
         batch_size: the global batch, over all ranks.
         num_workers: loader processes of each rank.
+        max_bad_fraction: stop when more of the samples drawn, at least 1,000, cannot be read.
+        timeout: seconds to wait for a batch before the loader processes are taken to hang.
     """
 
     dataset: Dict
     views: Dict
     batch_size: int
     num_workers: int = 2
+    max_bad_fraction: float = 0.05
+    timeout: float = 600
 
 
 @dataclass
@@ -155,7 +159,7 @@ class Settings:
         test_view: transforms that prepare an image for evaluation and inference.
         test_tower: the image tower that they encode with: a teacher, where there is one.
         evaluation: evaluators and when they run.
-        hooks: ``{name: dict(type=...)}``, mmengine hooks.
+        hooks: ``{name: dict(type=...)}``, mmengine hooks, beside those of ``DEFAULT_HOOKS``.
         vis_backends: ``{name: dict(type=...)}``, mmengine's (``TensorboardVisBackend`` ...).
         load_from: a work dir, or a checkpoint in it, whose weights the run starts from.
         data_root: the folder of images that the config's data come from: a variable of config
@@ -185,9 +189,12 @@ SECTIONS = {
     "train_cfg": TrainCfg,
     "evaluation": EvaluationCfg,
 }
+DEFAULT_HOOKS = {"unreadable": {"type": "Unreadable"}}
 LEAST = {
     "train_dataloader.batch_size": 1,
     "train_dataloader.num_workers": 0,
+    "train_dataloader.max_bad_fraction": 0,
+    "train_dataloader.timeout": 1,
     "train_cfg.max_iters": 1,
     "train_cfg.log_interval": 0,
     "train_cfg.checkpoint_interval": 0,
@@ -282,6 +289,7 @@ def _check_types(settings: Settings) -> None:
     check_views(settings.train_dataloader.views)
     for name, entry in _entries(settings.evaluation.evaluators, "evaluation.evaluators"):
         EVALUATORS.check(entry, f"evaluation.evaluators.{name}")
+    settings.hooks = DEFAULT_HOOKS | dict(settings.hooks)
     for name, entry in _entries(settings.hooks, "hooks"):
         HOOKS.check(entry, f"hooks.{name}")
     for name, entry in _entries(settings.vis_backends, "vis_backends"):
