@@ -192,7 +192,7 @@ def test_ranks_count_and_stop_alike(tmp_path, monkeypatch):
         hook.before_train(SimpleNamespace(work_dir=tmp_path, iter=0))
         hook.here = [(50, [f"empty: {number}.jpg: the file is empty"] * (30 + number))] * 2
     here = [hook.here for hook in ranks]
-    monkeypatch.setattr(dist, "gather_object", lambda value: here)
+    monkeypatch.setattr(dist, "gather_json", lambda value: here)
     for number, hook in enumerate(ranks):
         monkeypatch.setattr(dist, "rank", lambda number=number: number)
         with pytest.raises(ValueError, match=r"37\.9% of 322 samples"):

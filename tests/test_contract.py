@@ -36,19 +36,5 @@ def test_state_dict_is_complete(case):
 
 
 def test_two_ranks_equal_one():
-    testing.check_ranks(list(ALL.values()))
-
-
-def test_chunks_equal_the_whole_batch():
-    whole, chunked = (
-        testing.build(testing.Case(cases.OBJECTIVES["flip"].model | dict(chunks=chunks)))
-        for chunks in (1, 3)
-    )
-    case = cases.OBJECTIVES["flip"]
-    gradients = []
-    for model in (whole, chunked):
-        losses, _ = model(testing.inputs(model, case))
-        sum(losses.values()).backward()
-        gradients.append({n: p.grad for n, p in model.named_parameters()})
-    for name, gradient in gradients[0].items():
-        assert (gradient - gradients[1][name]).abs().max() < 1e-12, name
+    """Sharded ones in ``test_ranks.py``."""
+    testing.check_ranks(list(ALL.values()), strategies=["ddp"])

@@ -65,6 +65,8 @@ def test_parameters_and_what_stays_in_memory():
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
     }
+    block = 12 * WIDTH**2 + 13 * WIDTH
+    assert found.gathered == 4 * (3 * (trained - DEPTH * block) + 3 * block)
 
 
 def test_flops_of_a_step():

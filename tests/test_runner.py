@@ -204,8 +204,9 @@ if double:
         k: v.double() if v.is_floating_point() else v for k, v in finish(batch).items()
     }
 runner.train()
+digest = runner.digest()
 if dist.rank() == 0:
-    Path(work, "digest.json").write_text(json.dumps(runner.digest()))
+    Path(work, "digest.json").write_text(json.dumps(digest))
 dist.shutdown()
 """
 

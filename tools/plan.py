@@ -33,6 +33,7 @@ from webssl_toolbox.engine.config import load_config
 from webssl_toolbox.engine.dry_run import META, build_on_meta
 from webssl_toolbox.engine.parts import split
 from webssl_toolbox.engine.settings import Settings, settings_from
+from webssl_toolbox.engine.strategies import blocks
 from webssl_toolbox.pretrainer import Pretrainer
 
 ROWS = 16  # of the smaller batch; the other has twice as many
@@ -90,6 +91,7 @@ class Plan:
         gpus: that share the batch.
         parameters: of each tower, space and objective: all, and those that are trained.
         fixed: bytes that stay for the whole run, by what they are for.
+        gathered: bytes that a GPU holds in full at once, where these are sharded.
         step: of one GPU.
     """
 
@@ -97,6 +99,7 @@ class Plan:
     gpus: int
     parameters: dict[str, tuple[int, int]]
     fixed: dict[str, int]
+    gathered: int
     step: Work
 
     @property
@@ -124,7 +127,8 @@ def make_plan(settings: Settings, gpus: int) -> Plan:
     less, more = (measure(settings, model, rows) for rows in (few, 2 * few))
     slope = batch // gpus / few - 1  # of a line through both
     step = Work(*(low + slope * (high - low) for low, high in zip(less, more, strict=True)))
-    return Plan(settings, gpus, dict(parameters(model)), fixed(settings, model), step)
+    kept, whole = fixed(settings, model), gathered(settings, model)
+    return Plan(settings, gpus, dict(parameters(model)), kept, whole, step)
 
 
 def parameters(model: Pretrainer) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -150,6 +154,20 @@ def fixed(settings: Settings, model: Pretrainer) -> dict[str, int]:
         "gradients": sum(p.nbytes for p in model.parameters() if p.requires_grad),
         "optimizer": FLOAT * state,
     }
+
+
+def gathered(settings: Settings, model: Pretrainer) -> int:
+    """Returns the bytes of what FSDP2 gathers at once.
+
+    All that is no block of a tower, with its gradients; and two blocks, the one that is computed
+    and the one that comes next, with the gradients of one.
+    """
+    every = blocks(model.towers)
+    inside = {p for block in every for p in block.parameters()}
+    root = [p for p in model.parameters() if p not in inside]
+    size = FLOAT if settings.optim_wrapper.precision == "fp32" else FLOAT // 2
+    largest = max((sum(p.numel() for p in block.parameters()) for block in every), default=0)
+    return sum(p.nbytes * (1 + p.requires_grad) for p in root) + 3 * size * largest
 
 
 # -- one step without numbers ------------------------------------------------------------------
@@ -275,12 +293,14 @@ def report(plan: Plan, tflops: float, efficiency: float) -> Iterator[str]:
     yield f"\n{'memory of a GPU, in GB':<32}{'replicated':>12}{'sharded':>12}"
     for name, size in plan.fixed.items():
         yield f"{name:<32}{size / 1e9:>12,.1f}{size / gpus / 1e9:>12,.1f}"
+    yield f"{'gathered at once':<32}{0:>12,.1f}{plan.gathered / 1e9:>12,.1f}"
     activations = plan.step.activations
     yield f"{'activations (an estimate)':<32}" + f"{activations / 1e9:>12,.1f}" * 2
     kept = sum(plan.fixed.values())
-    whole, shard = kept + activations, kept / gpus + activations
+    whole, shard = kept + activations, kept / gpus + plan.gathered + activations
     yield f"{'sum':<32}{whole / 1e9:>12,.1f}{shard / 1e9:>12,.1f}"
-    yield "The toolbox replicates; sharded is what FSDP would leave of the first three rows."
+    named = settings.strategy == "fsdp2"
+    yield f"strategy='fsdp2' shards; this config {'names it' if named else 'does not name it'}."
 
     each = plan.step.flops / 1e12
     hours = plan.hours(tflops, efficiency)

@@ -169,3 +169,62 @@ def broadcast(tensors: list[Tensor]) -> None:
     if world_size() > 1:
         for tensor in tensors:
             torch_dist.broadcast(tensor, 0)
+
+
+# -- sharded tensors: FSDP2's, each rank with its rows of the first dimension ----------------------
+
+
+def mesh(device: torch.device) -> Any:
+    """Returns all ranks in a row, to shard over."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(device.type, (world_size(),))
+
+
+def is_sharded(x: Tensor) -> bool:
+    """Returns whether a rank holds a part of ``x`` only."""
+    return hasattr(x, "full_tensor")  # a DTensor, without the second that its import takes
+
+
+@torch.no_grad()
+def local(x: Tensor) -> Tensor:
+    """Returns this rank's rows of a sharded tensor, any other tensor as it is; for no gradient."""
+    sharded: Any = x
+    return sharded.to_local() if is_sharded(x) else x
+
+
+@torch.no_grad()
+def whole(x: Tensor) -> Tensor:
+    """Returns a sharded tensor in full, when all ranks ask for it; any other as it is; detached."""
+    sharded: Any = x
+    return sharded.full_tensor() if is_sharded(x) else x.detach()
+
+
+@torch.no_grad()
+def fill(target: Tensor, value: Tensor) -> None:
+    """Copies ``value`` into ``target``, or this rank's rows of it where ``target`` is sharded."""
+    if is_sharded(target):
+        target = local(target)
+        first = min(rank() * -(-len(value) // world_size()), len(value))  # ranks' shares by chunk()
+        value = value[first : first + len(target)]
+    target.copy_(value)
+
+
+def spread(target: Tensor, value: Tensor | None) -> None:
+    """Fills ``target`` with the ``value`` of the first rank; the others give None."""
+    if value is None:
+        value = torch.empty(target.shape, dtype=target.dtype, device=target.device)
+    value = value.detach().to(target.device).contiguous()
+    broadcast([value])
+    fill(target, value)
+
+
+@torch.no_grad()
+def norms(tensors: list[list[Tensor]]) -> list[Tensor]:
+    """Returns the norm of each list of tensors, ``[]``; where they are sharded, of all shards."""
+    parts = [
+        torch.nn.utils.get_total_norm([local(x) for x in each], foreach=True) for each in tensors
+    ]
+    if not is_sharded(tensors[0][0]):
+        return parts
+    return list(all_sum(torch.stack(parts).square()).sqrt())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import dist
 from .objective import Need, Progress
 from .schedules import build as build_schedule
 from .spaces import Space
@@ -91,8 +92,9 @@ class EMA(Tower, Space):
         if progress.step % self.every:
             return
         rate = 1 - self.momentum(progress.step - 1, progress.total)
-        mine = [p.detach() for p in self.module.parameters()]
-        theirs = [p.detach() for p in self.__dict__["online"].parameters()]
+        # Sharded alike, so that each rank averages its own rows.
+        mine = [dist.local(p).detach() for p in self.module.parameters()]
+        theirs = [dist.local(p).detach() for p in self.__dict__["online"].parameters()]
         if progress.finite is None:
             torch._foreach_lerp_(mine, theirs, rate)
         else:

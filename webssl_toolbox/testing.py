@@ -19,16 +19,16 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import dist, features
-from .compat import data_parallel
 from .data.collate import PatchMask, Tokens, collate
 from .data.rng import sample_rng
 from .objective import Progress
@@ -140,8 +140,12 @@ def check_state_round_trip(case: Case) -> None:
         assert torch.equal(loss, second[name]), f"{name} differs after a state dict round trip"
 
 
-def check_ranks(cases: Sequence[Case], ranks: int = 2) -> None:
+def check_ranks(
+    cases: Sequence[Case], ranks: int = 2, strategies: Sequence[str] = ("ddp", "fsdp2")
+) -> None:
     """Gradients and state of ``ranks`` processes equal those of one process on the joined batch.
+
+    Both where each rank holds the model, and where they hold shards of it.
 
     All cases share the processes. Objectives that declare ``rank_local`` are per rank by their
     paper's choice; a case that holds one is refused.
@@ -151,12 +155,13 @@ def check_ranks(cases: Sequence[Case], ranks: int = 2) -> None:
         assert not local, f"{local} are rank_local, so ranks cannot equal one process"
     with tempfile.TemporaryDirectory() as folder:
         processes: Any = torch.multiprocessing
-        processes.spawn(_one_rank, args=(ranks, list(cases), folder), nprocs=ranks, join=True)
+        processes.spawn(_one_rank, (ranks, list(cases), list(strategies), folder), nprocs=ranks)
         for i, case in enumerate(cases):
             alone = _outcome(case)
-            for rank in range(ranks):
-                together = load_file(Path(folder) / f"{i}.{rank}.safetensors")
-                _compare(alone, together, f"case {i} ({', '.join(case.model['objectives'])})")
+            for rank, strategy in product(range(ranks), strategies):
+                together = load_file(Path(folder) / f"{i}.{rank}.{strategy}.safetensors")
+                where = f"case {i} ({', '.join(case.model['objectives'])}) under {strategy}"
+                _compare(alone, together, where)
 
 
 LAWS: dict[str, Callable[[Case], None]] = {
@@ -230,41 +235,49 @@ def _total(losses: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-def _train(model: Pretrainer, case: Case, rank: int = 0, ranks: int = 1) -> dict[str, Tensor]:
+def _train(
+    model: Pretrainer, case: Case, rank: int = 0, ranks: int = 1, strategy: str = "single"
+) -> dict[str, Tensor]:
     """Takes the steps of a case with plain SGD; returns the last gradients."""
-    wrapped: nn.Module = model
-    if ranks > 1:
-        wrapped = data_parallel(model)
+    from .engine import strategies  # which imports this module
+
+    if strategy == "fsdp2":
+        strategies.shard(model, torch.device("cpu"))
+    wrapped = strategies.wrap(model, strategy)
     gradients: dict[str, Tensor] = {}
     for step in range(case.steps):
         model.step, model.total = step, 10
-        losses, _ = wrapped(inputs(model, case, step, rank, ranks))
         model.zero_grad(set_to_none=True)
+        losses, _ = wrapped(inputs(model, case, step, rank, ranks))
         _total(losses).backward()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None:
-                    gradients[name] = parameter.grad.clone()
+                    gradients[name] = dist.whole(parameter.grad).clone()
                     parameter.sub_(parameter.grad, alpha=0.05)
         model.after_step(Progress(step + 1, 10, finite=torch.tensor(True)))
     return gradients
 
 
-def _outcome(case: Case, rank: int = 0, ranks: int = 1) -> dict[str, Tensor]:
+def _outcome(
+    case: Case, rank: int = 0, ranks: int = 1, strategy: str = "single"
+) -> dict[str, Tensor]:
     model = build(case)
-    gradients = _train(model, case, rank, ranks)
+    gradients = _train(model, case, rank, ranks, strategy)
     outcome = {f"gradient of {name}": value for name, value in gradients.items()}
-    return outcome | {f"state {name}": v.clone() for name, v in model.state_dict().items()}
+    state = model.state_dict().items()
+    return outcome | {f"state {name}": dist.whole(value).clone() for name, value in state}
 
 
-def _one_rank(rank: int, ranks: int, cases: list[Case], folder: str) -> None:
+def _one_rank(rank: int, ranks: int, cases: list[Case], strategies: list[str], folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "RANK": str(rank), "WORLD_SIZE": str(ranks)}
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks
     )
-    for i, case in enumerate(cases):
-        save_file(_outcome(case, rank, ranks), Path(folder) / f"{i}.{rank}.safetensors")
+    for (i, case), strategy in product(enumerate(cases), strategies):
+        outcome = _outcome(case, rank, ranks, strategy)
+        save_file(outcome, Path(folder) / f"{i}.{rank}.{strategy}.safetensors")
     dist.shutdown()
 
 

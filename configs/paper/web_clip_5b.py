@@ -8,4 +8,6 @@
 # us; the weights were not released.
 _base_ = ["_base_/web_clip.py"]
 
+strategy = "fsdp2"
+
 model = dict(towers=dict(image=dict(arch="5B")))

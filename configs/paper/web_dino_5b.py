@@ -2,11 +2,13 @@
 #
 #   NNODES=32 NODE_RANK=0 MASTER_ADDR=HOST tools/dist_train.sh configs/paper/web_dino_5b.py 8
 #
-# Hardware: 99 GB on every GPU before activations, however many there are: the toolbox does not
-# shard yet, as the paper does. See tools/plan.py.
+# Hardware: 99 GB of weights, averages, gradients and moments, which all GPUs share; tools/plan.py
+# says what is left for each.
 # Data: see _base_/web_dino.py, which says how to point to yours.
 # Published: 52.83 % in the mean of four kinds of VQA benchmarks, and 85.8 % linear on ImageNet-1k
 # (the paper's tables). Not run by us.
 _base_ = ["_base_/web_dino.py"]
+
+strategy = "fsdp2"
 
 model = dict(towers=dict(image=dict(arch="5B")))

@@ -2,8 +2,8 @@
 #
 #   NNODES=32 NODE_RANK=0 MASTER_ADDR=HOST tools/dist_train.sh configs/paper/web_dino_7b_518.py 8
 #
-# Hardware: 129 GB on every GPU before activations, however many there are: the toolbox does not
-# shard yet, as the paper does. See tools/plan.py.
+# Hardware: 129 GB of weights, averages, gradients and moments, which all GPUs share; tools/plan.py
+# says what is left for each.
 # Data: see _base_/web_dino.py, which says how to point to yours. The weights are those of your own
 # run: --cfg-options load_from=WORK_DIR
 # Published: 59.91 % in the mean of four kinds of VQA benchmarks, and 86.4 % linear on ImageNet-1k,

@@ -25,9 +25,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from .. import dist
+from . import stream
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -44,7 +47,9 @@ def save(
     optimizer: Optimizer | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes the checkpoint of a step and returns its folder; call it on one rank only.
+    """Writes the checkpoint of a step and returns its folder.
+
+    Call it on all ranks: the first one writes, and the others hand it their shards.
 
     Args:
         root: Folder of the checkpoints of one run; one process at a time may save there.
@@ -74,6 +79,10 @@ def save(
         state["optimizer"] = {"type": _types(optimizer), "parameters": names}
 
     final = root / f"step_{step:08d}"
+    if dist.rank() > 0:
+        for tensors in contents.values():
+            stream.take_part(tensors)
+        return final
     old, hidden = root / f"{final.name}.old", root / f"{_HIDDEN}{final.name}"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -178,15 +187,15 @@ def load(
         parameters = _named_parameters(model, optimizer)
         _check_optimizer(path, state.get("optimizer"), optimizer, parameters, strict)
         _load_optimizer(load_file(path / OPTIMIZER), optimizer, parameters)
-    model.load_state_dict(tensors, strict=False)  # copies in place; `_check_fit` was the strict one
+    stream.copy_into(model, tensors)
     return state
 
 
 def digest(model: nn.Module, optimizer: Optimizer | None = None) -> dict[str, str]:
     """Returns SHA-256 over names, dtypes, shapes and bytes, to compare two states exactly."""
-    digests = {"model": _hash(model_tensors(model))}
+    digests = {"model": stream.sha256(model_tensors(model))}
     if optimizer is not None:
-        digests["optimizer"] = _hash(optimizer_tensors(model, optimizer))
+        digests["optimizer"] = stream.sha256(optimizer_tensors(model, optimizer))
     return digests
 
 
@@ -210,6 +219,8 @@ def _tensors_only(what: str, values: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, value in values.items():
         if not isinstance(value, Tensor):
             raise ValueError(f"{what} state '{name}' is a {type(value).__name__}: make it a tensor")
+        if value.dtype not in stream.DTYPES:
+            raise ValueError(f"{what} state '{name}' is {value.dtype}: store it as another dtype")
     return dict(values)
 
 
@@ -232,45 +243,22 @@ def _types(optimizer: Optimizer) -> str | dict[str, str]:
     return getattr(optimizer, "types", type(optimizer).__name__)
 
 
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-
-
-def _hash(tensors: Mapping[str, Tensor]) -> str:
-    sha = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        sha.update(_bytes(tensor).numpy().data)
-    return sha.hexdigest()
-
-
 def _write(
     folder: Path, contents: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]
 ) -> None:
     """Writes, syncs and reads back every file of a checkpoint, completing ``state``."""
+    state["files"] = {}
     for name, tensors in contents.items():
-        # Cloned one by one, as safetensors refuses shared storage: tied weights are stored under
-        # each of their names, and come back equal.
-        clones = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
-        save_file(clones, folder / name)
+        sha256 = stream.write(folder / name, tensors)
         _sync(folder / name)
-        _compare(folder / name, clones)
-    state["files"] = {name: _fingerprint(folder / name) for name in contents}
+        state["files"][name] = _fingerprint(folder / name)
+        if state["files"][name]["sha256"] != sha256:
+            raise OSError(f"what is read back from {name} is not what was written")
     file = folder / STATE
     file.write_text(json.dumps(state, indent=1), encoding="utf-8")
-    for name in contents:  # safetensors creates files that only their owner may read
-        shutil.copymode(file, folder / name)
     _sync(file)
     _sync(folder)
     _read_state(file)
-
-
-def _compare(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Reads a file back, tensor by tensor, against what it should hold."""
-    with safe_open(file, "pt") as stored:
-        for name, tensor in tensors.items():
-            if not torch.equal(_bytes(stored.get_tensor(name)), _bytes(tensor)):
-                raise OSError(f"'{name}' read back from {file.name} is not what was written")
 
 
 def _publish(hidden: Path, final: Path, old: Path) -> None:
@@ -309,8 +297,8 @@ def _sync(path: Path) -> None:
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    with file.open("rb") as opened:
+        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     return {"bytes": file.stat().st_size, "sha256": sha256}
 
 
@@ -394,7 +382,9 @@ def _load_optimizer(
             value = value.clone()
         elif value.shape == parameter.shape:
             # Fused kernels want the parameter's memory layout, which a file does not record.
-            value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+            own = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+            dist.fill(own, value)
+            value = own
         else:
             value = value.to(parameter.device, copy=True)
         optimizer.state[parameter][key] = value

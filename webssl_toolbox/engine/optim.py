@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 import torch
 from torch import Tensor, nn
 
+from .. import dist
 from ..compat import absent, has_native_bf16
 from . import settings
 from .groups import outermost
@@ -48,8 +49,7 @@ class OptimWrapper(MMOptimWrapper):
             clipped.setdefault(module, []).append(parameter)
         self.clipped = list(clipped.values())
         self.lr: dict[str, float] = {}
-        bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and has_native_bf16(device))
-        self.precision = "bf16" if bf16 else "fp32"
+        self.precision = precision(cfg, device)
         self.device_type = device.type
 
     def autocast(self) -> torch.autocast:
@@ -91,7 +91,7 @@ class OptimWrapper(MMOptimWrapper):
         if sum(map(len, gradients)) < len(self.names):
             missing = [name for p, name in self.names.items() if p.grad is None]
             refuse_untrained(missing, self.names.values())
-        norms = [torch.nn.utils.get_total_norm(each, foreach=True) for each in gradients]
+        norms = dist.norms(gradients)
         norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
         finite = norm < torch.inf  # one launch; it is false for NaN, too
         if self.bound is not None:
@@ -102,6 +102,13 @@ class OptimWrapper(MMOptimWrapper):
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return finite, norm
+
+
+def precision(cfg: settings.OptimWrapper, device: torch.device) -> str:
+    """Returns what towers compute in, ``'bf16'`` or ``'fp32'``: ``'auto'`` asks the hardware."""
+    if cfg.precision == "auto":
+        return "bf16" if has_native_bf16(device) else "fp32"
+    return cfg.precision
 
 
 class Untrained(ValueError):

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import dist
-from ..compat import data_parallel
 from ..data import loader
 from ..data.views import Context, Views
 from ..encoder import Encoder
@@ -26,12 +25,12 @@ from ..evaluation import pictures
 from ..evaluation.runner import Evaluation
 from ..evaluation.table import headlines, to_markdown, to_rich
 from ..objective import Progress
-from ..registry import DATASETS, HOOKS, MODELS
+from ..registry import DATASETS, HOOKS
 from ..seeding import seed_step
-from . import checkpoint, replay
+from . import checkpoint, replay, strategies
 from .dry_run import dry_run
 from .finite import FiniteWatch
-from .optim import OptimWrapper, Untrained
+from .optim import OptimWrapper, Untrained, precision
 from .preempt import Preemption, Stopped
 from .progress import Averages, MetricsFile, Reporter
 from .settings import settings_from
@@ -74,11 +73,13 @@ class Runner:
                 f"rows cannot be shared evenly by {dist.world_size()} ranks"
             )
 
-        self.model = MODELS.create({"type": "Pretrainer", "seed": s.seed} | dict(s.model), "model")
-        self.model.to(self.device, memory_format=torch.channels_last)
+        self.strategy = strategies.choose(s.strategy)
+        bits = precision(s.optim_wrapper, self.device)
+        seeded = {"seed": s.seed} | dict(s.model)
+        self.model = strategies.build(seeded, self.strategy, self.device, bits)
         self.optim_wrapper = OptimWrapper(s.optim_wrapper, self.model, self.device)
         dataset = DATASETS.create(s.train_dataloader.dataset, "train_dataloader.dataset")
-        towers = dict(self.model.towers.items())
+        towers: dict[str, Any] = dict(self.model.towers.items())
         self.views = Views(
             s.train_dataloader.views, self.model.needed_inputs(), Context(towers, dataset)
         )
@@ -119,7 +120,7 @@ class Runner:
             pin_memory=self.device.type == "cuda",
             timeout=s.train_dataloader.timeout,
         )
-        wrapped = self._wrap()
+        wrapped = strategies.wrap(self.model, self.strategy)
         averages = Averages()
         watch = FiniteWatch(s.train_cfg.max_skipped, partial(replay.record, self))
         self._open_reports()
@@ -155,7 +156,7 @@ class Runner:
         return self.metrics
 
     def _step(
-        self, wrapped: nn.Module, batches: Iterator[dict[str, Tensor]]
+        self, wrapped: Callable[..., Any], batches: Iterator[dict[str, Tensor]]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """One optimizer step; everything it returns is still on the device."""
         began = time.perf_counter()
@@ -176,11 +177,6 @@ class Runner:
         self.call_hook("after_train_iter", batch_idx=self.iter - 1, data_batch=batch, outputs=logs)
         return logs, finite
 
-    def _wrap(self) -> nn.Module:
-        if dist.world_size() == 1:
-            return self.model
-        return data_parallel(self.model)
-
     def _due(self, interval: int) -> bool:
         return interval > 0 and self.iter % interval == 0
 
@@ -193,7 +189,8 @@ class Runner:
 
     def evaluate(self) -> dict[str, float]:
         """Runs the evaluators on the first rank; all ranks wait. Metrics are in percent."""
-        with self._paused():
+        used, cfg = self.encoder if self.evaluation.evaluators else None, self.settings.model
+        with self._paused(), strategies.evaluable(used, cfg, self.strategy):
             if dist.rank() == 0 and (encoder := self.encoder) is not None:
                 found = self.stop.abandonable(lambda: self.evaluation.run(encoder))
                 self.metrics, drawn = found or ({}, {})
@@ -220,12 +217,12 @@ class Runner:
         """Evaluates, and shows what training brought: on the terminal and in ``results.md``."""
         if self._evaluated != self.iter:
             self.evaluate()
+        digest = ", ".join(f"{name} {value[:16]}" for name, value in self.digest().items())
         if dist.rank() == 0:
             if self.metrics:
                 table = to_markdown(self.metrics, self.before)
                 (self.work_dir / "results.md").write_text(table, encoding="utf-8")
                 Console(width=100).print(to_rich(self.metrics, self.before))
-            digest = ", ".join(f"{name} {value[:16]}" for name, value in self.digest().items())
             logger.info("done: %s (SHA-256 of the state: %s)", self.work_dir, digest)
 
     # -- state ---------------------------------------------------------------------------------
@@ -238,14 +235,14 @@ class Runner:
     def save(self) -> None:
         """Writes a checkpoint on the first rank, then deletes the oldest."""
         with self._paused():
+            meta = {
+                "config": _plain(self.cfg),
+                "batch_size": self.settings.train_dataloader.batch_size,
+                "world_size": dist.world_size(),
+            }
+            optimizer = self.optim_wrapper.optimizer
+            checkpoint.save(self.checkpoints, self.iter, self.model, optimizer, meta)
             if dist.rank() == 0:
-                meta = {
-                    "config": _plain(self.cfg),
-                    "batch_size": self.settings.train_dataloader.batch_size,
-                    "world_size": dist.world_size(),
-                }
-                optimizer = self.optim_wrapper.optimizer
-                checkpoint.save(self.checkpoints, self.iter, self.model, optimizer, meta)
                 s = self.settings.train_cfg
                 checkpoint.prune(self.checkpoints, s.keep_checkpoints, s.keep_every)
             dist.barrier()
@@ -262,7 +259,7 @@ class Runner:
             raise stopped
 
     def digest(self) -> dict[str, str]:
-        """Returns SHA-256 of the model's whole state and of the optimizer's."""
+        """Returns SHA-256 of the model's whole state and of the optimizer's; all ranks call it."""
         return checkpoint.digest(self.model, self.optim_wrapper.optimizer)
 
     def _prepare_work_dir(self, resume: bool) -> int:

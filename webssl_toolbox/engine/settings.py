@@ -28,6 +28,7 @@ from ..registry import (
 from ..schedules import build as build_schedule
 
 Dict = Mapping[str, Any]
+STRATEGIES = ("single", "ddp", "fsdp2")
 SCHEDULED = ("lr", "weight_decay")  # arguments of an optimizer
 
 
@@ -164,6 +165,8 @@ class Settings:
         load_from: a work dir, or a checkpoint in it, whose weights the run starts from.
         data_root: the folder of images that the config's data come from: a variable of config
             files, from which they derive the datasets.
+        strategy: how ranks hold the model: ``'single'``, ``'ddp'`` or ``'fsdp2'``; by default one
+            of the first two, by their number.
         seed: of weights, data order and every draw.
         work_dir: where everything is written; ``work_dirs/<config name>`` by default.
     """
@@ -179,6 +182,7 @@ class Settings:
     vis_backends: Dict = field(default_factory=dict)
     load_from: str | None = None
     data_root: str | None = None
+    strategy: str | None = None
     seed: int = 0
     work_dir: str | None = None
 
@@ -221,6 +225,9 @@ def settings_from(cfg: Dict) -> Settings:
         if name in values:
             values[name] = section(**_checked(section, values[name], name))
     settings = Settings(**values)
+    if settings.strategy not in (None, *STRATEGIES):
+        close = nearest(settings.strategy, STRATEGIES)
+        raise ValueError(f"strategy {settings.strategy!r} is not known{close}")
     for key, section in (("parts", OptimizerPart), ("groups", ParameterGroup)):
         where = f"optim_wrapper.{key}"
         entries = _entries(getattr(settings.optim_wrapper, key), where)

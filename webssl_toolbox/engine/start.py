@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..ema import EMA
 from ..towers import Tower
-from . import checkpoint
+from . import checkpoint, stream
 from .groups import outermost
 
 logger = logging.getLogger("webssl_toolbox")
@@ -53,7 +53,7 @@ def load_from(path: str | Path, model: nn.Module) -> None:
     _fit(stored, model)
     averages = _start_averages(stored, model)
     _refuse_misfits(folder, stored, wanted)
-    model.load_state_dict(stored, strict=False)
+    stream.copy_into(model, stored)
 
     logger.info("starting from the weights in %s", folder)
     if averages:

@@ -10,8 +10,8 @@
 # streams are not there yet. Take a folder of fewer.
 #
 # GPU memory: ask `python tools/plan.py CONFIG --gpus N`. `model.towers.image.checkpoint=True`
-# trades time for activations. Weights, gradients, averages and the optimizer's moments lie on every
-# GPU: the paper shards them, the toolbox does not yet.
+# trades time for activations. From 3B on, all GPUs share weights, gradients, averages and the
+# optimizer's moments (FSDP2), as in the paper.
 _base_ = ["dinov2.py"]
 
 data_root = "data/mc2b"

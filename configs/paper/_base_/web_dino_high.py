@@ -6,6 +6,8 @@
 # crops, here 98 px as before. Once the paper says 10,000 steps.
 _base_ = ["web_dino.py"]
 
+strategy = "fsdp2"
+
 load_from = "work_dirs/web_dino_7b"
 
 _steps = 20_000
