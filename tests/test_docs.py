@@ -280,7 +280,7 @@ def anchors(path: Path) -> set[str]:
     return {heading.replace(" ", "-") for heading in bare}
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CONTRIBUTING.md", "SECURITY.md"])
 def test_links_lead_somewhere(document):
     text = prose(document)
     links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)

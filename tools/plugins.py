@@ -11,6 +11,8 @@ import warnings
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 
+from _terminal import fail, plain
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Lists the installed plugins, from metadata.")
@@ -42,12 +44,13 @@ def main() -> None:
     found = {entry: state(entry, args.load) for entry in plugins.installed()}
     for entry, text in found.items():
         row = (entry.name, plugins.distribution(entry), entry.value, text)
-        states.add_row(*map(escape, row))
+        states.add_row(*map(escape, map(plain, row)))
         for kind, values in brings(entry).items():
-            names.add_row(*map(escape, (entry.name, kind, ", ".join(values))))
+            row = (entry.name, kind, ", ".join(values))
+            names.add_row(*map(escape, map(plain, row)))
     Console().print(states, names)
     if clash:
-        sys.exit(f"error: {clash}")
+        fail(clash)
     sys.exit(any(text.startswith("broken") for text in found.values()))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +28,7 @@ from _sheet import (
     fit,
     on_checkerboard,
 )
+from _terminal import fail
 from PIL import Image
 from torch import Tensor
 
@@ -58,7 +58,7 @@ def main() -> None:
         sheet = preview(load_config(args.config, args.cfg_options), args.samples, Fonts(args.font))
         sheet.save(args.out)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
     print(f"{args.out}: {sheet.width} x {sheet.height} pixels")
 
 

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from keyword import iskeyword
 from typing import Any
 
 from _arguments import add_cfg_options
+from _terminal import fail
 
 
 def parse() -> argparse.Namespace:
@@ -37,7 +37,7 @@ def main() -> None:
             print_groups(settings)
             return
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
     for key, value in cfg.items():
         if not key.startswith("_"):
             print(f"{key} = {render(value)}")

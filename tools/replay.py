@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _terminal import fail, log, plain
 from mmengine.hooks import Hook
 from torch import Tensor
 
@@ -44,13 +44,13 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log(logging.WARNING)
     try:
         lines = replay(args.file, args.device)
         if dist.rank() == 0:
-            print("\n".join(lines))
+            print(plain("\n".join(lines)))
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
     finally:
         dist.shutdown()
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from _grid import Cell, Study, budgets, study_from
 from _report import Report
+from _terminal import fail, log
 
 logger = logging.getLogger("webssl_toolbox")
 
@@ -180,7 +181,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M")
+    log(logging.WARNING, "%(asctime)s  %(message)s", "%H:%M")
     logging.getLogger("webssl_toolbox").setLevel(logging.INFO)
 
     import torch
@@ -211,7 +212,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit("stopped; the same command continues")
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import sys
 from pathlib import Path
 
 from _arguments import add_cfg_options
+from _terminal import fail, log
 
 
 def parse() -> argparse.Namespace:
@@ -28,7 +27,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log()
 
     from rich.console import Console
 
@@ -56,7 +55,7 @@ def main() -> None:
         elif drawn:
             print(f"{len(drawn)} pictures drawn; --pictures FOLDER writes them")
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from _arguments import add_cfg_options
+from _terminal import fail, log
 
 
 def parse() -> argparse.Namespace:
@@ -31,7 +32,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log(logging.WARNING)
     rank = launch(args.launcher)
     logging.getLogger("webssl_toolbox").setLevel(logging.INFO if rank == 0 else logging.ERROR)
 
@@ -55,7 +56,7 @@ def main() -> None:
     except (ValueError, OSError, NonFinite, torch.OutOfMemoryError) as error:
         if os.environ.get("WEBSSL_TRACEBACK"):
             raise
-        sys.exit(f"error: {explain(error)}\n(WEBSSL_TRACEBACK=1 shows where)")
+        fail(f"{explain(error)}\n(WEBSSL_TRACEBACK=1 shows where)")
     except KeyboardInterrupt:  # before training, which hears signals itself
         sys.exit(130)
     finally:

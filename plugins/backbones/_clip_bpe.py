@@ -15,6 +15,9 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 VOCABULARY = Path(__file__).parent / "data" / "bpe_simple_vocab_16e6.txt.gz"
 LETTERS = 512  # each byte, inside a word and at its end
 SPECIALS = 3  # start, end, mask
+LONGEST = (
+    10_000  # characters of a text that are looked at: no context is so long, but a web page is
+)
 CLIP_VOCABULARY = 49409  # CLIP uses 48,894 of the 262,145 merges in the file, and has no mask
 END_OF_WORD = "</w>"
 
@@ -63,7 +66,7 @@ class CLIPTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Returns int64 ids ``[L]``: SOT, words, EOT; an over-long text loses words, never EOT."""
-        ids = _word_ids(text, self.words)[: self.context_length - 2]
+        ids = _word_ids(text[:LONGEST], self.words)[: self.context_length - 2]
         return np.array([self.sot, *ids, self.eot], dtype=np.int64)
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -174,11 +174,12 @@ class ViT(Tower):
         return self.num_layers if module == "norm" else 0
 
     def fit(self, name: str, stored: Tensor) -> Tensor:
-        if name != "pos_embed":
+        if name != "pos_embed" or stored.dim() != 3 or len(stored) != 1:
             return stored
         first = self.pos_embed.shape[1] - self.num_patches()
         prefix, grid = stored[0].tensor_split([first])
-        if isqrt(len(grid)) ** 2 != len(grid):  # it has a class token, and this one none, or so
+        # Not a square: it has a class token, and this one none, or so.
+        if not len(grid) or isqrt(len(grid)) ** 2 != len(grid):
             return stored
         size = self.patch_embed.grid(self.input_size, self.input_size)
         return torch.cat([prefix, resize_positions(grid, size)])[None]

@@ -1,4 +1,4 @@
-"""What the datasets share: millions of strings in little memory, and a first look at the images."""
+"""What the datasets share: strings in little memory, a look at images, and what lists may say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from webssl_toolbox.data.sample import UnreadableSample
+
 FIRST = 16  # images that are looked for before training starts
+MAX_TEXT = (
+    1 << 17
+)  # bytes of the captions of an image; more is no caption, but a way to fill memory
 
 
 class PackedStrings:
@@ -52,3 +57,28 @@ def check_images(file: str, root: str, paths: Iterable[str]) -> None:
             f"{wanted[0]}: no such file, nor any of the first {len(wanted)} images that {file} "
             "lists; root must be the folder that its paths start from"
         )
+
+
+def below(root: str | None, path: str) -> str:
+    """Returns the file of an image that a list names: below ``root``, if there is one.
+
+    Whoever wrote the list could otherwise have any file of this machine opened. Links are followed:
+    what lies in ``root`` is its owner's choice.
+
+    Raises:
+        UnreadableSample: it lies elsewhere, or nowhere.
+    """
+    try:
+        possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half of a character, as JSON can spell it
+        possible = False
+    if not possible:
+        raise UnreadableSample(f"{path!r:.200} can be the name of no file")
+    if root is None:
+        return path
+    top, file = os.path.abspath(root), os.path.abspath(os.path.join(root, path))
+    if not file.startswith(os.path.join(top, "")):
+        raise UnreadableSample(
+            f"{path!r:.200} does not lie below root={root!r}, as all must; or leave root out"
+        )
+    return os.path.join(root, path)

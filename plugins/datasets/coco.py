@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from webssl_plugins.datasets._common import FIRST, PackedStrings, check_images
+from webssl_plugins.datasets._common import FIRST, MAX_TEXT, PackedStrings, below, check_images
 from webssl_toolbox.data.image import read_image
 from webssl_toolbox.data.sample import Sample
 
@@ -48,8 +48,10 @@ class CocoCaptions:
         try:
             captions: dict[int, list[str]] = {image["id"]: [] for image in images}
             for row in annotations:
-                captions[row["image_id"]].append(row["caption"])
-            found = [(image["file_name"], captions[image["id"]]) for image in images]
+                captions[row["image_id"]].append(_text(row["caption"]))
+            found = [(_text(image["file_name"]), captions[image["id"]]) for image in images]
+        except TypeError as error:
+            raise ValueError(f"{self.file}: {error}; fetch the file again") from error
         except KeyError as error:
             raise ValueError(
                 f"{self.file}: an image or a caption refers to {error}, which is not there; fetch "
@@ -71,7 +73,9 @@ class CocoCaptions:
             with open(self.file, encoding="utf-8") as stream:
                 content = json.load(stream)
             images, annotations = content["images"], content["annotations"]
-        except (ValueError, KeyError, TypeError) as error:
+            if not all(isinstance(row, dict) for row in (*images, *annotations)):
+                raise TypeError("a row is no object")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{self.file}: not one JSON object with 'images' and 'annotations', as COCO's "
                 "captions are; for JSON lines use type='ImageTextList'"
@@ -92,4 +96,11 @@ class CocoCaptions:
         """Reads one image with its captions; ``rng`` is not used: a view chooses the caption."""
         paths, captions, starts = self._index
         texts = tuple(captions[i] for i in range(starts[index], starts[index + 1]))
-        return Sample(read_image(os.path.join(self.root, paths[index])), texts, key=paths[index])
+        return Sample(read_image(below(self.root, paths[index])), texts, key=paths[index])
+
+
+def _text(value: Any) -> str:
+    """Returns a string of bounded length; raises TypeError for anything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.50} should be a string")
+    return value[:MAX_TEXT]

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from webssl_plugins.datasets._common import PackedStrings
+from webssl_plugins.datasets._common import MAX_TEXT, PackedStrings
 from webssl_toolbox.data.image import EXTENSIONS, read_image
 from webssl_toolbox.data.sample import Sample, UnreadableSample
 
@@ -127,6 +127,8 @@ def _caption_file(image: str) -> str:
 def _read_captions(path: str) -> tuple[str, ...]:
     """Reads one caption a line, without blank lines."""
     try:
+        if not os.path.isfile(path) or os.path.getsize(path) > MAX_TEXT:
+            raise UnreadableSample(f"{path}: no file of {MAX_TEXT:,} bytes or fewer")
         with open(path, encoding="utf-8-sig") as file:
             captions = tuple(line.strip() for line in file if line.strip())
     except (OSError, UnicodeDecodeError) as error:

@@ -10,11 +10,11 @@ from contextlib import suppress
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 
-from webssl_plugins.datasets._common import FIRST, PackedStrings, check_images
+from webssl_plugins.datasets._common import FIRST, MAX_TEXT, PackedStrings, below, check_images
 from webssl_toolbox.data.image import read_image
 from webssl_toolbox.data.sample import Sample, UnreadableSample
 
@@ -50,7 +50,8 @@ class ImageTextList:
 
     Args:
         file: the list; a CSV or TSV names its columns in the first line, and quotes as CSV does.
-        root: the folder that relative image paths start from.
+        root: the folder that the images lie in, below which the list can name no other; with None,
+            its paths are absolute or start from the working directory, and may name any image.
         image: column of the image path; None for captions without images.
         caption: column of the caption, or several, best first: ``('title', 'description')``.
         label: column of the label: class indices if every value is an integer, else class names,
@@ -68,7 +69,7 @@ class ImageTextList:
     def __init__(
         self,
         file: str,
-        root: str = ".",
+        root: str | None = None,
         image: str | None = "image",
         caption: str | Sequence[str] = "caption",
         label: str | None = None,
@@ -104,7 +105,7 @@ class ImageTextList:
         if not len(rows):
             raise ValueError(f"{self.file}: holds no rows, so there is nothing to train on")
         if self.image is not None:
-            check_images(self.file, self.root, list(_first_paths(rows, self.image)))
+            check_images(self.file, self.root or ".", list(_first_paths(rows, self.image)))
         if self.label is None:
             return rows, None, ()
         return rows, *_number_labels(list(_label_names(rows, self.label)), self.file)
@@ -134,7 +135,7 @@ class ImageTextList:
         path = row.get(self.image)
         if not isinstance(path, str) or not path:
             raise UnreadableSample(f"{self.file}: row {index} has no {self.image!r}", "missing")
-        return Sample(read_image(os.path.join(self.root, path)), texts, label, path)
+        return Sample(read_image(below(self.root, path)), texts, label, path)
 
 
 class _JsonLines:
@@ -150,7 +151,7 @@ class _JsonLines:
             except UnreadableSample as error:
                 raise ValueError(
                     f"{file}: the first line is not one JSON object; write one object a line "
-                    "(from a JSON array: jq -c '.[]')"
+                    f"(from a JSON array: jq -c '.[]'), of {MAX_TEXT:,} bytes or fewer"
                 ) from error
             _check_columns(file, columns, list(first))
 
@@ -159,13 +160,17 @@ class _JsonLines:
 
     def __getitem__(self, index: int) -> Row:
         start, stop = int(self._start[index]), int(self._stop[index])
+        if stop - start > MAX_TEXT:
+            raise UnreadableSample(
+                f"{self._file}: row {index} has {stop - start:,} bytes, more than {MAX_TEXT:,}"
+            )
         # Opened anew: an open file would be shared, position and all, by forked workers.
         with open(self._file, "rb") as stream:
             stream.seek(start)
             line = stream.read(stop - start)
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             why = f"row {index} is not JSON ({error})"
             raise UnreadableSample(f"{self._file}: {why}", "broken") from error
         if not isinstance(row, dict):
@@ -190,7 +195,7 @@ class _Csv:
 
     def __init__(self, file: str, columns: Sequence[str], delimiter: str) -> None:
         with open(file, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, delimiter=delimiter, strict=True)
+            reader = csv.reader(_lines(stream, file), delimiter=delimiter, strict=True)
             try:
                 header = next(reader, [])
                 if len(header) == 1 and delimiter not in header[0] and len(columns) > 1:
@@ -221,6 +226,14 @@ class _Csv:
     def __getitem__(self, index: int) -> Row:
         first = index * len(self._columns)
         return {name: self._cells[first + place] for place, name in enumerate(self._columns)}
+
+
+def _lines(stream: TextIO, file: str) -> Iterator[str]:
+    """Yields the lines of a file, none of which fills the memory."""
+    while line := stream.readline(MAX_TEXT):
+        if len(line) == MAX_TEXT:
+            raise ValueError(f"{file}: a line has more than {MAX_TEXT:,} characters; take it out")
+        yield line
 
 
 class _WidthError(ValueError):

@@ -13,7 +13,8 @@ from numpy.random.bit_generator import ISeedSequence
 @lru_cache(maxsize=4096)
 def stable_hash(text: str) -> int:
     """Returns 63 bits of BLAKE2b: the same in every process, unlike ``hash``."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    data = text.encode("utf-8", "surrogatepass")  # JSON can spell half of a character
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
 
 
 def sample_rng(seed: int, epoch: int, index: int, name: str = "") -> np.random.Generator:

@@ -304,13 +304,14 @@ def _fingerprint(file: Path) -> dict[str, Any]:
 
 def _read_state(file: Path) -> dict[str, Any]:
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # also: not UTF-8, absurdly nested
+        state = json.loads(file.read_text("utf-8") if file.stat().st_size < 1 << 24 else "")
+    except (ValueError, RecursionError) as error:  # also: not UTF-8, absurdly nested or long
         raise ValueError(f"{file} is damaged: not readable as JSON ({error})") from error
-    if not isinstance(state, dict) or not isinstance(state.get("files"), dict):
-        raise ValueError(f"{file} is damaged or not from this toolbox: it lists no files")
-    if state.get("format") != FORMAT:
-        wrote = f"{state.get('versions')} wrote it in format {state.get('format')}"
+    kinds = {"files": dict, "step": int, "format": int}
+    if not isinstance(state, dict) or any(type(state.get(k)) is not v for k, v in kinds.items()):
+        raise ValueError(f"{file} is damaged or not from this toolbox: it lacks {', '.join(kinds)}")
+    if state["format"] != FORMAT:
+        wrote = f"{state.get('versions')!r} wrote it in format {state['format']}"
         raise ValueError(f"{file}: {wrote}; this toolbox reads format {FORMAT}, so use that one")
     return state
 
@@ -321,8 +322,7 @@ def _verify_file(file: Path, recorded: Any) -> None:
     if _fingerprint(file) != recorded:
         raise ValueError(f"{file} is damaged: it is not what {STATE} recorded; copy it again")
     try:
-        with safe_open(file, "pt"):
-            pass
+        safe_open(file, "pt")  # reads the header
     except SafetensorError as error:
         raise ValueError(f"{file} is not a safetensors file: {error}") from error
 

@@ -103,7 +103,9 @@ def outermost(names: Collection[str], among: Iterable[str]) -> list[str]:
     """
     chosen = set(names)
     mixed = {path for name in among if name not in chosen for path in _paths(name)}
-    return list(dict.fromkeys(next(p for p in _paths(name) if p not in mixed) for name in names))
+    return list(
+        dict.fromkeys(next((p for p in _paths(name) if p not in mixed), name) for name in names)
+    )
 
 
 def _paths(name: str) -> list[str]:

@@ -143,7 +143,7 @@ class Reporter:
         if self._bar is None:
             logger.info("%s", text)
         else:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from rich.markup import escape
 from rich.table import Table
 
 YARDSTICK = "_pixels"
@@ -40,7 +41,7 @@ def to_rich(now: Metrics, before: Metrics) -> Table:
         table.add_column(title, justify="left" if i < 3 else "right")
     for rows in groups:
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         table.add_section()
     return table
 

@@ -1,0 +1,40 @@
+"""What scripts write to the terminal: text of files and strangers cannot control it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Any, NoReturn
+
+_format_warning = warnings.formatwarning
+
+
+def plain(text: object) -> str:
+    """Returns text whose control characters, which may move the cursor or worse, are escapes."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in str(text)
+    )
+
+
+def fail(error: object) -> NoReturn:
+    """Ends the script with an error on the terminal."""
+    sys.exit(f"error: {plain(error)}")
+
+
+def log(level: int = logging.INFO, form: str = "%(message)s", times: str | None = None) -> None:
+    """Sends the toolbox's messages, and Python's warnings, to the standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(form, times))
+    logging.basicConfig(level=level, handlers=[handler])
+    warnings.formatwarning = _plain_warning
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
+def _plain_warning(*arguments: Any, **named: Any) -> str:
+    return plain(_format_warning(*arguments, **named))
