@@ -4,12 +4,13 @@
 #   python tools/train.py configs/dino_vit_s16_laptop.py --cfg-options data_root=PHOTOS
 #
 # Hardware: 2 CPU cores, meant for about 10 minutes. Data: the embedded corpus, or a folder.
-# Result: not yet measured.
+# Result, seed 0 / 1, on fluent-flat: kNN over groups 47.3 / 48.3 % (untrained 33.3, pixels 65.4),
+# over subgroups 20.1 / 19.9 (10.4, 41.2); see docs/results.md.
 _base_ = ["dino_vit_s16.py"]
 
 _locals = ["l1", "l2", "l3", "l4"]
 _momentum = dict(start=0.95, end=0.99)
-# An untrained network tells crops hardly apart. Temperatures of a quarter of the paper's, and
+# An untrained network tells crops hardly apart. Temperatures below the paper's, 0.04 and 0.1, and
 # targets spread over each batch, make enough of the difference to learn from in the first steps.
 _targets = dict(centring="sinkhorn", temperature=0.04, teacher_temperature=0.01)
 _batch = 128 if _base_.data_root is None else _base_._batch_size

@@ -4,7 +4,8 @@
 #   python tools/train.py configs/dinov2_vit_s14_laptop.py --cfg-options data_root=PHOTOS
 #
 # Hardware: 2 CPU cores, meant for about 10 minutes. Data: the embedded corpus, or a folder.
-# Result: not yet measured.
+# Result, seed 0 / 1, on fluent-flat: kNN over groups 47.8 / 45.0 % (untrained 28.0, pixels 65.4),
+# over subgroups 19.4 / 21.1 (8.6, 41.2); see docs/results.md.
 _base_ = ["dinov2_vit_s14.py"]
 
 _locals = ["l1", "l2", "l3", "l4"]

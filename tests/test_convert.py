@@ -27,7 +27,6 @@ from .stand_ins import Clip, Dino, Visual
 from .test_backbones import float64, shaken  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tools"))  # of its private neighbours
 TOOL = SimpleNamespace(**runpy.run_path(str(ROOT / "tools/convert_checkpoint.py")))
 SIZE = dict(width=48, depth=2, heads=2)  # of which a gated MLP has two thirds
 VIT = dict(type="ViT", patch_size=14, input_size=28, **SIZE)

@@ -385,7 +385,6 @@ def test_print_config_shows_the_groups(monkeypatch, capsys):
     config = str(ROOT / "configs/mae_vit_s16_laptop.py")
     typed = ["print_config.py", config, "--param-groups", "--cfg-options", *options]
     monkeypatch.setattr(sys, "argv", typed)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "tools")])
     torch.set_default_dtype(torch.float32)
     runpy.run_path(str(ROOT / "tools/print_config.py"), run_name="__main__")
     text = capsys.readouterr().out

@@ -317,3 +317,14 @@ def test_a_collapse_is_said_once_in_words(name, signs, tmp_path, caplog):
         hook.after_val_epoch(run, {name: value} if "/" in name else None)
         assert len(caplog.records) == count
     assert re.search(words, caplog.text)
+
+
+@pytest.mark.parametrize("kind", ["subprocess.getoutput", "os:system", "../Pretrainer"])
+def test_replay_builds_only_what_is_registered(kind, tmp_path):
+    model = {"type": kind, "cmd": f"touch {tmp_path}/canary"}
+    content = {"step": 1, "ranks": 1, "not_finite": [], "checkpoint": None}
+    file = tmp_path / "step_00000001.json"
+    file.write_text(json.dumps(content | {"config": config() | {"model": model}}))
+    with pytest.raises(ValueError, match=r"is not known|not registered|unknown"):
+        replay.replay(file)
+    assert not (tmp_path / "canary").exists()

@@ -339,7 +339,6 @@ def run(command, monkeypatch, capsys):
     """Runs a tool in this process; returns its error."""
     tool, *arguments = shlex.split(command)
     monkeypatch.setattr(sys, "argv", [tool, *arguments])
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "tools")])  # of its private neighbours
     with pytest.raises(SystemExit) as exit:
         runpy.run_path(str(ROOT / tool), run_name="__main__")
     code = exit.value.code

@@ -39,9 +39,18 @@ def world_size() -> int:
 def init(device: torch.device) -> None:
     """Joins the process group that torchrun describes in the environment, if there is one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
         on_gpu = device.type == "cuda"
+        store, own, ranks = next(rendezvous("env://"))
+        # torchrun keeps its store when it starts the ranks again, with the addresses of dead ones.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         torch_dist.init_process_group(
             "nccl" if on_gpu else "gloo",
+            store=PrefixStore(attempt, store),
+            rank=own,
+            world_size=ranks,
             timeout=timedelta(hours=6),  # others wait while the first rank evaluates
             device_id=device if on_gpu else None,
         )
@@ -171,9 +180,6 @@ def broadcast(tensors: list[Tensor]) -> None:
             torch_dist.broadcast(tensor, 0)
 
 
-# -- sharded tensors: FSDP2's, each rank with its rows of the first dimension ----------------------
-
-
 def mesh(device: torch.device) -> Any:
     """Returns all ranks in a row, to shard over."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -222,9 +228,8 @@ def spread(target: Tensor, value: Tensor | None) -> None:
 @torch.no_grad()
 def norms(tensors: list[list[Tensor]]) -> list[Tensor]:
     """Returns the norm of each list of tensors, ``[]``; where they are sharded, of all shards."""
-    parts = [
-        torch.nn.utils.get_total_norm([local(x) for x in each], foreach=True) for each in tensors
-    ]
+    norm = torch.nn.utils.get_total_norm
+    parts = [norm([local(x) for x in each], foreach=True) for each in tensors]
     if not is_sharded(tensors[0][0]):
         return parts
     return list(all_sum(torch.stack(parts).square()).sqrt())

@@ -65,9 +65,6 @@ class SyncBatchNorm(nn.Module):
         shape = [1, -1] + [1] * (x.dim() - 2)
         return torch.addcmul(shift.view(shape), x, scale.view(shape)).to(x.dtype)
 
-    def extra_repr(self) -> str:
-        return f"{len(self.running_mean)}, eps={self.eps}, momentum={self.momentum}"
-
 
 def global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the mean ``[C]``, biased variance ``[C]`` and count ``[1]`` over all ranks' ``x``.

@@ -30,7 +30,7 @@ class FiniteWatch:
 
     def __init__(self, limit: int, record: Callable[[int, list[str]], str]) -> None:
         self._limit, self._record, self._in_a_row, self._hint = limit, record, 0, ""
-        self._pending: tuple[int, Tensor, Any, Mapping[str, Tensor]] | None = None
+        self._pending: tuple[int, Callable[[], Any], Mapping[str, Tensor]] | None = None
 
     def watch(self, step: int, finite: Tensor, logs: Mapping[str, Tensor]) -> None:
         """Takes the flag of a step, and reports on the one before.
@@ -38,26 +38,17 @@ class FiniteWatch:
         Raises:
             NonFinite: ``limit`` steps in a row were skipped; names the losses that are not finite.
         """
-        copied = None
-        if finite.is_cuda:
-            # A copy of its own, with an event: asking the tensor itself would wait for all that
-            # has been enqueued since.
-            host = torch.empty((), dtype=torch.bool, pin_memory=True)
-            host.copy_(finite, non_blocking=True)
-            copied, finite = torch.cuda.Event(), host
-            copied.record()
+        read = later(finite)
         self.flush()
-        self._pending = (step, finite, copied, logs)
+        self._pending = (step, read, logs)
 
     def flush(self) -> None:
         """Reports on the step that is still pending; call it on all ranks."""
         if self._pending is None:
             return
-        step, finite, copied, logs = self._pending
+        step, finite, logs = self._pending
         self._pending = None
-        if copied is not None:
-            copied.synchronize()
-        if bool(finite):
+        if finite():
             self._in_a_row = 0
             return
         self._in_a_row += 1
@@ -73,6 +64,24 @@ class FiniteWatch:
                 f"{self._hint}"
             )
         logger.warning("step %d is skipped and changes nothing (%s); %s", step, what, self._hint)
+
+
+def later(x: Tensor) -> Callable[[], Any]:
+    """Begins to copy ``x``, ``[]``, to the host; what it returns reads it, when it has arrived.
+
+    Asking the tensor itself would wait for all that has been enqueued on the device since.
+    """
+    if not x.is_cuda:
+        return x.item
+    host, arrived = torch.empty_like(x, device="cpu", pin_memory=True), torch.cuda.Event()
+    host.copy_(x, non_blocking=True)
+    arrived.record()
+
+    def read() -> Any:
+        arrived.synchronize()
+        return host.item()
+
+    return read
 
 
 def not_finite(logs: Mapping[str, Tensor]) -> list[str]:

@@ -8,13 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from .. import dist
-
-T = TypeVar("T")
+from .finite import later
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start me again later
@@ -39,7 +38,7 @@ class Preemption:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.signum, self._since, self._abandonable = 0, 0.0, False
-        self._before: tuple[torch.Tensor, torch.cuda.Event] | None = None
+        self._before: Callable[[], Any] | None = None
         self._replaced: dict[int, Any] = {}
 
     def listen(self) -> None:
@@ -61,7 +60,7 @@ class Preemption:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
-    def abandonable(self, work: Callable[[], T]) -> T | None:
+    def abandonable(self, work: Callable[[], Any]) -> Any:
         """Returns what ``work`` does, or None after a signal: it may last longer than there is."""
         self._abandonable = True
         try:
@@ -83,11 +82,5 @@ class Preemption:
         dist.largest(flag)
         if wait or not flag.is_cuda:
             return int(flag)
-        host = torch.empty_like(flag, device="cpu", pin_memory=True)
-        host.copy_(flag, non_blocking=True)
-        before, self._before = self._before, (host, torch.cuda.Event())
-        self._before[1].record()
-        if before is None:
-            return 0
-        before[1].synchronize()
-        return int(before[0])
+        before, self._before = self._before, later(flag)
+        return before() if before else 0
