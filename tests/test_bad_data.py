@@ -248,7 +248,7 @@ def test_a_killed_worker_is_named_when_its_batch_is_missing(running):
     first.join()  # torch itself would raise here, or wherever the trainer is
     began = time.monotonic()
     with pytest.raises(
-        ChildProcessError, match=rf"pid.*{first.pid}.*samples \[\d+, \d+\].*--resume"
+        ChildProcessError, match=rf"pid.*{first.pid}.*samples \[[\d, ]*\].*--resume"
     ):
         list(islice(batches, 100))
     assert time.monotonic() - began < 60

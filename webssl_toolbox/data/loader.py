@@ -145,7 +145,7 @@ def _watched(loader: DataLoader, at: Tensor, timeout: float) -> Generator[Batch,
         try:
             batch = next(batches)
         except RuntimeError as error:
-            what, where = str(error), f"while the workers read samples {at.tolist()} of the dataset"
+            what, where = str(error), f"while the workers read samples {at[at >= 0].tolist()}"
             if what.startswith("DataLoader worker"):
                 raise ChildProcessError(
                     f"{what} {where}; memory may have run out, or one of these files crashes its "
