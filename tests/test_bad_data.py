@@ -196,8 +196,17 @@ def test_ranks_count_and_stop_alike(tmp_path, monkeypatch):
     for number, hook in enumerate(ranks):
         monkeypatch.setattr(dist, "rank", lambda number=number: number)
         with pytest.raises(ValueError, match=r"37\.9% of 322 samples"):
-            hook.settle(0.1)
+            hook.settle()
+            hook.bound(0.1)
     assert len((tmp_path / "unreadable.txt").read_text().splitlines()) == 2
+
+
+def test_what_a_resumed_run_would_not_meet_again_is_listed_when_it_is_saved(tmp_path):
+    hook = Unreadable()
+    hook.before_train(SimpleNamespace(work_dir=tmp_path, iter=0))
+    hook.here = [(50, ["empty: 0.jpg: the file is empty"] * 50)]
+    hook.before_save_checkpoint(SimpleNamespace(), checkpoint={})
+    assert (tmp_path / "unreadable.txt").read_text() == "empty: 0.jpg: the file is empty\n"
 
 
 class Loses(Hook):

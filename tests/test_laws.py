@@ -143,7 +143,7 @@ def test_no_file_is_longer_than_400_lines():
 def test_the_core_stays_small():
     """Without the contract tests, which it ships for authors of plugins."""
     core = [path for path in CORE if path.name != "testing.py"]
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in core) <= 6200
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in core) <= 6250
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name)

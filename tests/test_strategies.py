@@ -30,6 +30,7 @@ CASE = testing.Case(
         objectives=dict(
             dino=dict(type="DINO"),
             clip=dict(type="CLIP", image="g1"),
+            siglip=dict(type="SigLIP", image="g1"),
             m3ae=dict(type="MAE", tower="fusion", text="text_mae"),
             m3ae_text=dict(type="MAEText"),
         ),
@@ -59,10 +60,11 @@ class Run:
         for step in range(first, last):
             self.model.step, self.model.total = step, 10
             self.optim.schedule(step, 10)
-            losses, _ = wrapped(testing.inputs(self.model, CASE, step, *self.place))
+            losses, logs = wrapped(testing.inputs(self.model, CASE, step, *self.place))
             finite, norm = self.optim.update(torch.stack(list(losses.values())).sum() * spoil)
             self.model.after_step(Progress(step + 1, 10, finite))
             norms.append(norm)
+            self.logged = logs["siglip.bias"]  # a parameter, as the step saw it
         return torch.stack(norms)
 
     def state(self):
@@ -83,7 +85,8 @@ def one_rank(rank, ranks, folder):
     save_file({name: dist.whole(x) for name, x in tensors.items()}, f"{folder}/start{rank}")
     shards = sum(dist.local(p).numel() for p in run.model.parameters())
     norms = run.train(0, 3)
-    save_file(run.state() | {"norms": norms}, f"{folder}/trained{rank}")
+    told = {"norms": norms, "logged": run.logged}
+    save_file(run.state() | told, f"{folder}/trained{rank}")
 
     before = run.digest()
     run.train(3, 4, spoil=float("nan") if rank == 1 else 1.0)
@@ -139,7 +142,7 @@ def test_each_rank_holds_its_share(folder):
 
 def test_steps_equal_those_of_the_whole(folder, alone):
     """Weights, averages, moments, and norms before clipping, of which each module has its own."""
-    expected = alone.state() | {"norms": alone.norms}
+    expected = alone.state() | {"norms": alone.norms, "logged": alone.logged}
     assert alone.norms.min() > 0.2 > OPTIM.clip_grad
     for rank in (0, 1):
         together = load_file(folder / f"trained{rank}")

@@ -12,6 +12,8 @@ fi
 tools=$(cd "$(dirname "$0")" && pwd)
 command -v torchrun >/dev/null || PATH="$tools/../.venv/bin:$PATH" # what `make` installed
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 # torchrun passes them on
+# torchrun kills the ranks that have not saved after so many seconds; 30 without it
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
 exec torchrun \
     --nnodes="${NNODES:-1}" \
     --node-rank="${NODE_RANK:-0}" \

@@ -27,7 +27,8 @@ from webssl_toolbox.data import loader
 from webssl_toolbox.data.rng import sample_rng
 from webssl_toolbox.data.sample import UnreadableSample
 from webssl_toolbox.data.sampler import PositionSampler
-from webssl_toolbox.engine.finite import not_finite
+from webssl_toolbox.engine import strategies
+from webssl_toolbox.engine.finite import NonFinite, not_finite
 from webssl_toolbox.engine.runner import Runner
 from webssl_toolbox.running_stats import unchanged
 from webssl_toolbox.seeding import seed_step
@@ -49,7 +50,7 @@ def main() -> None:
         lines = replay(args.file, args.device)
         if dist.rank() == 0:
             print(plain("\n".join(lines)))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, NonFinite) as error:
         fail(error)
     finally:
         dist.shutdown()
@@ -75,6 +76,7 @@ def replay(file: Path, device: str | None = None) -> list[str]:
             raise ValueError(f"{file} was changed: step {stored['step']} is none of the run")
         there = AtStep(stored["step"])
         runner.hooks.append(there)
+        runner.stop.listen = lambda: None  # a signal ends a replay, and saves nothing
         with suppress(Reached):
             runner.train()
         return list(there.findings(runner, stored["not_finite"]))
@@ -166,6 +168,8 @@ class Look:
     def __init__(self, runner: Runner, step: int) -> None:
         data, self.seed = runner.settings.train_dataloader, runner.settings.seed
         self.runner, self.step = runner, step
+        sharded = runner.strategy == "fsdp2"  # else each rank by itself
+        self.forward = strategies.wrap(runner.model, "fsdp2") if sharded else runner.model
         sampler = PositionSampler(len(runner.dataset), data.batch_size, self.seed, start=step - 1)
         steps = iter(sampler)
         keys: list[Key] = next(steps)
@@ -190,7 +194,7 @@ class Look:
         model.step = self.step - 1
         with unchanged(model):
             with runner.optim_wrapper.autocast():
-                losses, _ = model(inputs)
+                losses, _ = self.forward(inputs)
             bad = {name: self.is_bad(loss) for name, loss in losses.items()}
         anywhere = dist.all_sum(torch.stack(list(bad.values())).float()).tolist()
         return [name for name, count in zip(bad, anywhere, strict=True) if count]
@@ -202,7 +206,7 @@ class Look:
         parameters = list(self.runner.model.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
         self.runner.model.zero_grad(set_to_none=True)
-        parts = [x.to_local() if hasattr(x, "to_local") else x for x in (loss, *gradients)]
+        parts = [dist.local(x) for x in (loss, *gradients)]
         return ~torch.stack([x.isfinite().all() for x in parts]).all()
 
     def named(self, keys: Sequence[Key]) -> str:

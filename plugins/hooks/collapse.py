@@ -43,11 +43,12 @@ class Collapse(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Looks at the metrics of an evaluation."""
-        width = runner.model.towers[runner.settings.test_tower].width
         for name, share in (metrics or {}).items():
-            if name.endswith("/rank") and (directions := share / 100 * width) < DIRECTIONS:
-                found = f"features use {directions:.1f} directions of {width}"
-                self.warn(runner.iter, {name: found})
+            if name.endswith("/rank"):
+                width = runner.model.towers[runner.settings.test_tower].width
+                if (directions := share / 100 * width) < DIRECTIONS:
+                    found = f"features use {directions:.1f} directions of {width}"
+                    self.warn(runner.iter, {name: found})
 
     def in_log(self, model: Any, means: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         """Yields what has collapsed, and in what it shows."""

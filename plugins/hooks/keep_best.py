@@ -39,6 +39,8 @@ class KeepBest(Hook):
     def before_train(self, runner: Any) -> None:
         """Refuses what would never keep anything."""
         s = runner.settings
+        if not s.evaluation.evaluators:  # a run that measures nothing, such as a replay
+            return
         evaluator = self.metric.partition("/")[0]
         known = runner.evaluation.evaluators
         if evaluator not in known:
@@ -66,8 +68,9 @@ class KeepBest(Hook):
         score = metrics[self.metric]
         if not source.exists() or not score > max(map(self._score, before), default=-math.inf):
             return
+        for left_over in root.glob(".step_*"):  # of a killed process
+            shutil.rmtree(left_over)
         hidden = root / f".{name}"
-        shutil.rmtree(hidden, ignore_errors=True)
         _copy(source, hidden)
         (hidden / METRICS).write_text(json.dumps(dict(metrics), indent=1), encoding="utf-8")
         checkpoint.verify(hidden)

@@ -56,9 +56,14 @@ class Unreadable(Hook):
             self.here.append((len(data_batch["index"]), data_batch.unreadable))
         interval = runner.settings.train_cfg.log_interval or 1
         if runner.iter % interval == 0 or runner.iter == runner.max_iters:
-            self.settle(runner.settings.train_dataloader.max_bad_fraction)
+            self.settle()
+            self.bound(runner.settings.train_dataloader.max_bad_fraction)
 
-    def settle(self, limit: float) -> None:
+    def before_save_checkpoint(self, runner: Any, checkpoint: Any) -> None:
+        """Lists what a run would not meet again that continues from here."""
+        self.settle()
+
+    def settle(self) -> None:
         """Counts and lists what any rank met since the last call; every rank calls it."""
         batches = [batch for here in dist.gather_json(self.here) for batch in here]
         self.here = []
@@ -70,6 +75,9 @@ class Unreadable(Hook):
         if fresh and dist.rank() == 0:
             with self.file.open("a", encoding="utf-8") as stream:
                 stream.writelines(f"{line}\n" for line in fresh)
+
+    def bound(self, limit: float) -> None:
+        """Stops the run, on all ranks alike, when too much cannot be read."""
         if self.bad > limit * max(self.drawn, LEAST):
             self.report()
             raise ValueError(

@@ -55,7 +55,7 @@ class SigLIP(Objective):
         texts = features.gathered(self.text, self.space)
         scale = features.space(self.space).scale()
         loss = sigmoid_loss(images, texts, scale, self.bias)
-        return {"loss": loss, "scale": scale.squeeze(), "bias": self.bias.squeeze()}
+        return {"loss": loss, "scale": scale.squeeze(), "bias": self.bias.squeeze().clone()}
 
 
 def sigmoid_loss(

@@ -149,3 +149,18 @@ class Reporter:
         """Ends the bar."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def open_backend(name: str, cfg: dict[str, Any], work_dir: Path) -> Any:
+    """Builds one of mmengine's visualizer backends, and imports what it needs."""
+    import mmengine.visualization  # noqa: F401 - fills the registry
+    from mmengine.registry import VISBACKENDS
+
+    cls = VISBACKENDS.module_dict[cfg["type"]]  # not `.get`, which imports any dotted path
+    arguments = {key: value for key, value in cfg.items() if key != "type"}
+    backend = cls(**{"save_dir": str(work_dir / name)} | arguments)
+    try:
+        backend.experiment  # noqa: B018 - imports its package, which else the first report would
+    except ImportError as error:
+        raise ValueError(f"vis_backends.{name}: {error}") from error
+    return backend

@@ -32,7 +32,7 @@ from .dry_run import dry_run
 from .finite import FiniteWatch
 from .optim import OptimWrapper, Untrained, precision
 from .preempt import Preemption, Stopped
-from .progress import Averages, MetricsFile, Reporter
+from .progress import Averages, MetricsFile, Reporter, open_backend
 from .settings import settings_from
 from .start import load_from
 
@@ -43,8 +43,8 @@ class Runner:
     """One training run.
 
     Hooks are mmengine's (``before_train``, ``before_train_iter``, ``after_train_iter``,
-    ``after_val_epoch`` with the metrics, ``after_train``): they see ``runner.iter``,
-    ``.max_iters``, ``.model``, ``.optim_wrapper``, ``.work_dir`` and ``.logger``.
+    ``after_val_epoch`` with the metrics, ``before_save_checkpoint``, ``after_train``): they see
+    ``runner.iter``, ``.max_iters``, ``.model``, ``.optim_wrapper``, ``.work_dir`` and ``.logger``.
 
     Args:
         cfg: a config as ``load_config`` returns it.
@@ -124,9 +124,9 @@ class Runner:
         averages = Averages()
         watch = FiniteWatch(s.train_cfg.max_skipped, partial(replay.record, self))
         self._open_reports()
-        self.call_hook("before_train")
-        self.stop.listen()
         try:
+            self.call_hook("before_train")
+            self.stop.listen()
             if s.evaluation.before:
                 self.before = self._untrained_metrics()
             self.model.train()
@@ -138,14 +138,16 @@ class Runner:
                 signum = self.stop.agreed(wait=False)
                 save = self._due(s.train_cfg.checkpoint_interval) or self.iter == self.max_iters
                 save = save or signum > 0
-                if save or self._due(s.train_cfg.log_interval):
+                evaluate = self._due(s.evaluation.interval)
+                if save or evaluate or self._due(s.train_cfg.log_interval):
                     # Also where a run may be resumed, so that means never span a checkpoint.
                     self._report(averages.read())
-                if save:
+                if save or evaluate:  # in which a signal may come
                     watch.flush()
+                if save:
                     self.save()
                 self._leave(signum)
-                if self._due(s.evaluation.interval):
+                if evaluate:
                     self.evaluate()
             self._finish()
             self.call_hook("after_train")
@@ -199,8 +201,8 @@ class Runner:
                 for line in headlines(self.metrics):
                     self.reporter.say(f"step {self.iter}  {line}")
             dist.barrier()
-        self._leave(self.stop.agreed())
         self.call_hook("after_val_epoch", metrics=self.metrics)
+        self._leave(self.stop.agreed())
         self._evaluated = self.iter
         return self.metrics
 
@@ -234,6 +236,7 @@ class Runner:
 
     def save(self) -> None:
         """Writes a checkpoint on the first rank, then deletes the oldest."""
+        self.call_hook("before_save_checkpoint", checkpoint={})
         with self._paused():
             meta = {
                 "config": _plain(self.cfg),
@@ -293,6 +296,11 @@ class Runner:
                 )
         elif resume:
             logger.warning("nothing to resume in %s: starting from the beginning", self.work_dir)
+        if len(steps := set(dist.gather_json(step))) > 1:
+            raise ValueError(
+                f"ranks found checkpoints of the steps {sorted(steps)} in {self.work_dir}; all of "
+                "them need the same work dir, on a disk that their hosts share"
+            )
         if dist.rank() == 0:
             config = json.dumps(_plain(self.cfg), indent=2)
             (self.work_dir / "config.json").write_text(config, encoding="utf-8")
@@ -311,7 +319,7 @@ class Runner:
         if dist.rank() == 0:
             self.file = MetricsFile(self.work_dir / "metrics.jsonl", self.iter)
             self.backends = [
-                _backend(name, cfg, self.work_dir)
+                open_backend(name, cfg, self.work_dir)
                 for name, cfg in self.settings.vis_backends.items()
                 if cfg
             ]
@@ -379,20 +387,6 @@ def find_device(name: str | None) -> torch.device:
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device
-
-
-def _backend(name: str, cfg: dict[str, Any], work_dir: Path) -> Any:
-    import mmengine.visualization  # noqa: F401 - fills the registry
-    from mmengine.registry import VISBACKENDS
-
-    cls = VISBACKENDS.module_dict[cfg["type"]]  # not `.get`, which imports any dotted path
-    arguments = {key: value for key, value in cfg.items() if key != "type"}
-    backend = cls(**{"save_dir": str(work_dir / name)} | arguments)
-    try:
-        backend.experiment  # noqa: B018 - imports its package, which else the first report would
-    except ImportError as error:
-        raise ValueError(f"vis_backends.{name}: {error}") from error
-    return backend
 
 
 def _plain(value: Any) -> Any:

@@ -58,7 +58,7 @@ def build(
     model.to_empty(device=device)
     values = _tensors(_create(cfg)) if dist.rank() == 0 else {}
     for name, tensor in _tensors(model).items():
-        dist.spread(tensor, values.get(name))
+        dist.spread(tensor, values[name] if dist.rank() == 0 else None)
     return model
 
 
@@ -106,8 +106,14 @@ def wrap(model: Pretrainer, strategy: str) -> Callable[[Mapping[str, Tensor]], A
     if strategy == "ddp":
         return data_parallel(model)
     if strategy == "fsdp2":
-        # FSDP would move what lies in a dict to the device, also lengths that the host reads.
-        return lambda inputs: model(MappingProxyType(inputs))
+
+        def forward(inputs: Mapping[str, Tensor]) -> Any:
+            # FSDP would move what lies in a dict to the device, also lengths that the host reads.
+            losses, logs = model(MappingProxyType(inputs))
+            # A log may be a view of a parameter, whose memory is freed in the backward pass.
+            return losses, {name: value.clone() for name, value in logs.items()}
+
+        return forward
     return model
 
 
