@@ -15,6 +15,7 @@ import torch
 from mmengine.hooks import Hook
 from safetensors.torch import load_file
 
+from webssl_toolbox import dist
 from webssl_toolbox.data import loader
 from webssl_toolbox.data.sample import Sample
 from webssl_toolbox.engine import checkpoint
@@ -265,3 +266,10 @@ def test_killed_and_resumed_ends_as_if_never_stopped(tmp_path):
     finish(launch(tmp_path / "killed", changes))
     digests = [(tmp_path / name / "digest.json").read_text() for name in ("whole", "killed")]
     assert digests[0] == digests[1]
+
+
+def test_ranks_that_find_other_checkpoints_stop(tmp_path, monkeypatch):
+    """As on two hosts without a common disk: one resumes, and the other would begin anew."""
+    monkeypatch.setattr(dist, "gather_json", lambda step: [step, 400])
+    with pytest.raises(ValueError, match=r"checkpoints of the steps \[0, 400\] .*same work dir"):
+        Runner(config(), tmp_path)
