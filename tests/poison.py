@@ -317,7 +317,9 @@ DATA = {
     ),
     "captions with markup": Artefact(markup),
     "names with markup": Artefact(
-        all_gone, dict.fromkeys(("train", "resume", "start", "preview", "study"), "cannot be read")
+        all_gone,
+        dict.fromkeys(("train", "resume", "start", "preview", "study"), "cannot be read")
+        | {"test": "none that can be read"},
     ),
     "rows without end": Artefact(rows("[" * 100_000, '{"image":' * 5000)),
     "rows of other types": Artefact(
@@ -338,7 +340,8 @@ DATA = {
     "nothing but paths that lead outside": Artefact(
         rows({"image": "cat/0.jpg", "caption": "", "label": "cat"},
              *({"image": path, "caption": "a secret"} for path in SECRETS * 4), keep=False),
-        dict.fromkeys(("train", "resume", "start", "preview", "study"), "cannot be read"),
+        dict.fromkeys(("train", "resume", "start", "preview", "study"), "cannot be read")
+        | {"test": "none that can be read"},
     ),
 }  # fmt: skip
 
