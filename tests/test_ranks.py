@@ -91,6 +91,15 @@ def compare(alone, together, where):
         assert error < 1e-9, f"{where}: {name} differs by {error:.1e}"
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As each rank has: with more, sums round otherwise, which fifty steps make visible."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
 def test_four_ranks_equal_one():
     testing.check_ranks([replace(case, rows=ROWS) for case in ALL.values()], ranks=4)
