@@ -1,6 +1,7 @@
 """Any number of ranks, whole or sharded, and any number of chunks: one run at one global batch."""
 
 import copy
+import os
 from dataclasses import replace
 
 import pytest
@@ -81,6 +82,7 @@ def one_rank(rank, ranks, jobs, folder):
         if rank == 0:
             save_file(outcome, folder / f"{name}.{strategy}.{ranks}")
     dist.shutdown()
+    os._exit(0)  # without Python's end, in which a thread of torch's may abort the process
 
 
 def compare(alone, together, where):
@@ -93,7 +95,7 @@ def compare(alone, together, where):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """As each rank has: with more, sums round otherwise, which fifty steps make visible."""
+    """As each rank has: another number may round sums otherwise."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -159,7 +159,7 @@ def gather_json(value: Any) -> list[Any]:
 
     Not torch's collective for objects, which unpickles what it receives.
     """
-    if world_size() == 1:
+    if not is_initialized():
         return [value]
     device = "cuda" if torch_dist.get_backend() == "nccl" else "cpu"
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
