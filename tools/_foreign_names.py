@@ -7,7 +7,7 @@ DINO, DINOv2 (its blocks in chunks or not), Web-SSL, MAE and timm name a vision 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isqrt
 
 import torch
@@ -123,14 +123,10 @@ def _join_parts(found: Found) -> None:
 def _shape_vit(found: Found) -> None:
     """Brings tokens, positions and patches of a ViT into their shapes."""
     for name in (f"{IMAGE}cls_token", f"{IMAGE}reg_token", f"{IMAGE}pos_embed"):
-        if name in found:  # CLIP's lack a dimension or two
-            old, value = found[name]
-            found[name] = old, value.reshape(1, -1, value.shape[-1])
-    if {f"{IMAGE}cls_token", f"{IMAGE}pos_embed"} <= found.keys():
-        old, value = found[f"{IMAGE}pos_embed"]
-        if isqrt(value.shape[1]) ** 2 == value.shape[1]:  # timm's, where there are registers
-            none = torch.zeros_like(value[:, :1])
-            found[f"{IMAGE}pos_embed"] = old, torch.cat([none, value], dim=1)
+        # CLIP's lack a dimension or two.
+        _change(found, name, lambda x: x.reshape(1, -1, x.shape[-1]))
+    if f"{IMAGE}cls_token" in found:
+        _change(found, f"{IMAGE}pos_embed", _with_class_position)
     if f"{IMAGE}cls_token" in found and f"{IMAGE}conv1.weight" in found:
         found[f"{IMAGE}patch_embed.proj.weight"] = found.pop(f"{IMAGE}conv1.weight")
     patches = found.get(f"{IMAGE}patch_embed.proj.weight")
@@ -141,18 +137,29 @@ def _shape_vit(found: Found) -> None:
 def _shape_clip(found: Found) -> None:
     """Turns projections over, and gives the embedding of words a row for the mask token."""
     for name in ("image", "text"):
-        if f"{JOINT}project.{name}.weight" in found:
-            old, value = found[f"{JOINT}project.{name}.weight"]
-            found[f"{JOINT}project.{name}.weight"] = old, value.T
-    if f"{JOINT}logit_scale" in found:
-        old, value = found[f"{JOINT}logit_scale"]
-        found[f"{JOINT}logit_scale"] = old, value.reshape(1)
+        _change(found, f"{JOINT}project.{name}.weight", torch.t)
+    _change(found, f"{JOINT}logit_scale", lambda x: x.reshape(1))
     pool = found.get(f"{IMAGE}attnpool.c_proj.weight")
     if pool and f"{JOINT}project.text.weight" in found:  # a ResNet ends in the joint space
         eye = torch.eye(len(pool[1]), dtype=pool[1].dtype)
         found[f"{JOINT}project.image.weight"] = (), eye
-    if f"{TEXT}token_embedding.weight" in found:
-        old, value = found[f"{TEXT}token_embedding.weight"]
-        if len(value) == CLIP_WORDS:
-            mask = value.float().mean(0, keepdim=True).to(value.dtype)
-            found[f"{TEXT}token_embedding.weight"] = old, torch.cat([value, mask])
+    _change(found, f"{TEXT}token_embedding.weight", _with_mask_word)
+
+
+def _change(found: Found, name: str, change: Callable[[Tensor], Tensor]) -> None:
+    if name in found:
+        old, value = found[name]
+        found[name] = old, change(value)
+
+
+def _with_class_position(positions: Tensor) -> Tensor:
+    """Gives the class token the position that timm leaves out where there are registers."""
+    if isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
+        return positions
+    return torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+
+
+def _with_mask_word(words: Tensor) -> Tensor:
+    if len(words) != CLIP_WORDS:
+        return words
+    return torch.cat([words, words.float().mean(0, keepdim=True).to(words.dtype)])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from webssl_toolbox.evaluation.lettering import FAINT, INK, Fonts
+from webssl_plugins.evaluators._lettering import FAINT, INK, Fonts
 
 CELL, TEXT, GAP, HEADER = 192, 232, 16, 92  # pixels
 GREEN, AMBER = (10, 118, 66), (255, 220, 140)

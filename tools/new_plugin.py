@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from importlib.util import find_spec
 from keyword import iskeyword
 from pathlib import Path
+
+from _terminal import fail
 
 TEMPLATE = Path(__file__).parent / "templates" / "webssl-acme"
 
@@ -25,7 +26,7 @@ def main() -> None:
     try:
         folder = scaffold(name)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
     print(f"wrote {folder}/. Next:")
     print(f"  pip install -c constraints.txt -e {folder}")
     print(f"  python -m pytest {folder}")

@@ -10,7 +10,6 @@ not seen. So no data, weights or GPUs are needed.
 from __future__ import annotations
 
 import argparse
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,8 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _arguments import add_cfg_options
+from _terminal import fail
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -50,8 +51,6 @@ PRODUCTS = (
 
 
 def parse() -> argparse.Namespace:
-    from _arguments import add_cfg_options
-
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("config", help="a Python config, such as configs/paper/web_dino_1b.py")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="how many (default: 1)")
@@ -72,7 +71,7 @@ def main() -> None:
         for line in report(plan, args.tflops, args.efficiency):
             print(line)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
 
 
 class Work(NamedTuple):

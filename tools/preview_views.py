@@ -32,13 +32,13 @@ from _terminal import fail
 from PIL import Image
 from torch import Tensor
 
+from webssl_plugins.evaluators._lettering import FAINT, Fonts, Page, Span
 from webssl_toolbox.data import loader
 from webssl_toolbox.data.sample import Dataset, Sample
 from webssl_toolbox.data.views import Context, Pipeline, Views
 from webssl_toolbox.engine.config import load_config
 from webssl_toolbox.engine.dry_run import build_on_meta
 from webssl_toolbox.engine.settings import settings_from
-from webssl_toolbox.evaluation.lettering import FAINT, Fonts, Page, Span
 from webssl_toolbox.registry import DATASETS, VIEWS
 
 

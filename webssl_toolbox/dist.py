@@ -216,7 +216,7 @@ def fill(target: Tensor, value: Tensor) -> None:
     target.copy_(value)
 
 
-def spread(target: Tensor, value: Tensor | None) -> None:
+def fill_from_first(target: Tensor, value: Tensor | None) -> None:
     """Fills ``target`` with the ``value`` of the first rank; the others give None."""
     if value is None:
         value = torch.empty(target.shape, dtype=target.dtype, device=target.device)

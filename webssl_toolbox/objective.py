@@ -109,3 +109,8 @@ class Objective(nn.Module):
 
     def after_step(self, progress: Progress) -> None:
         """Updates buffers (queues, centres) from ``staged``, with ``progress.commit``."""
+
+
+def is_loss(key: str) -> bool:
+    """Says whether what an objective returns by this name is minimised, and not only logged."""
+    return key == "loss" or key.startswith("loss_")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import features
 from .ema import EMA
-from .objective import Objective, Progress
+from .objective import Objective, Progress, is_loss
 from .registry import MODELS, OBJECTIVES, SPACES, nearest
 from .running_stats import RunningStats
 from .schedules import Schedule
@@ -151,7 +151,7 @@ class Pretrainer(nn.Module):
             weight = self.weights[name](*now)
             for key, value in objective(shared).items():
                 logs[f"{name}.{key}"] = value.detach()
-                if key == "loss" or key.startswith("loss_"):
+                if is_loss(key):
                     losses[f"{name}.{key}"] = value * weight
         return losses, logs
 

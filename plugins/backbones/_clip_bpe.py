@@ -15,9 +15,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 VOCABULARY = Path(__file__).parent / "data" / "bpe_simple_vocab_16e6.txt.gz"
 LETTERS = 512  # each byte, inside a word and at its end
 SPECIALS = 3  # start, end, mask
-LONGEST = (
-    10_000  # characters of a text that are looked at: no context is so long, but a web page is
-)
+# Characters of a text that are looked at: no context is so long, but a web page is.
+LONGEST = 10_000
 CLIP_VOCABULARY = 49409  # CLIP uses 48,894 of the 262,145 merges in the file, and has no mask
 END_OF_WORD = "</w>"
 

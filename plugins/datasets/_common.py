@@ -11,9 +11,8 @@ import numpy as np
 from webssl_toolbox.data.sample import UnreadableSample
 
 FIRST = 16  # images that are looked for before training starts
-MAX_TEXT = (
-    1 << 17
-)  # bytes of the captions of an image; more is no caption, but a way to fill memory
+# Bytes of the captions of an image; more is no caption, but a way to fill memory.
+MAX_TEXT = 1 << 17
 
 
 class PackedStrings:

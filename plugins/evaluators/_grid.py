@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw
 
 from webssl_toolbox.data.sample import Sample
 from webssl_toolbox.encoder import EncodedSplit, load_samples
-from webssl_toolbox.evaluation.lettering import FAINT, LINE, Color, Fonts, Page, Span
 from webssl_toolbox.registry import DATASETS
+
+from ._lettering import FAINT, LINE, Color, Fonts, Page, Span
 
 CELL, FRAME, GAP, TEXT, HEADER = 128, 4, 8, 224, 24  # pixels
 PAPER, WHITE = (242, 243, 246), (255, 255, 255)

@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from webssl_toolbox.encoder import Encoder, MissingPart
-from webssl_toolbox.evaluation.lettering import FAINT, LINE, Color, Fonts
 
 from ._common import Config
 from ._grid import GAP, PAPER, shown
+from ._lettering import FAINT, LINE, Color, Fonts
 
 
 def prepare(cfg: Config, count: int, zoom: int, model: Encoder) -> Tensor:

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from webssl_toolbox.encoder import Encoder
-from webssl_toolbox.evaluation.lettering import Fonts
 from webssl_toolbox.registry import DATASETS
 
 from ._common import Config, check_positive, class_ids
 from ._grid import RIGHT, WRONG, Cell, draw_grid, images_of, spread
+from ._lettering import Fonts
 
 
 class Neighbours:

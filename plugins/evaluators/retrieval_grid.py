@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from webssl_toolbox.encoder import Encoder
-from webssl_toolbox.evaluation.lettering import Fonts
 from webssl_toolbox.registry import DATASETS
 
 from ._common import Config, check_positive, joint
 from ._grid import RIGHT, Cell, draw_grid, images_of, spread
+from ._lettering import Fonts
 
 
 class RetrievalGrid:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +70,7 @@ class KeepBest(Hook):
         for left_over in root.glob(".step_*"):  # of a killed process
             shutil.rmtree(left_over)
         hidden = root / f".{name}"
-        _copy(source, hidden)
+        checkpoint.copy(source, hidden)
         (hidden / METRICS).write_text(json.dumps(dict(metrics), indent=1), encoding="utf-8")
         checkpoint.verify(hidden)
         shutil.rmtree(root / name, ignore_errors=True)  # of a run that was resumed before it
@@ -86,11 +85,3 @@ class KeepBest(Hook):
             return float(json.loads((path / METRICS).read_text(encoding="utf-8"))[self.metric])
         except (OSError, ValueError, KeyError, TypeError):  # of another metric, or damaged
             return -math.inf
-
-
-def _copy(source: Path, target: Path) -> None:
-    try:
-        shutil.copytree(source, target, copy_function=os.link)
-    except OSError:  # a file system without links
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target)

@@ -13,7 +13,8 @@ from mmengine.hooks import Hook
 from torch import Tensor
 
 from webssl_toolbox import dist
-from webssl_toolbox.data.sampler import PositionSampler
+from webssl_toolbox.engine.replay import samples
+from webssl_toolbox.objective import is_loss
 
 logger = logging.getLogger("webssl_toolbox")
 
@@ -51,7 +52,7 @@ class LossSpike(Hook):
     ) -> None:
         """Keeps the losses of a step; looks at those of an interval."""
         logs = outputs or {}
-        names = [name for name in logs if name.partition(".")[2].startswith("loss")]
+        names = [name for name in logs if is_loss(name.partition(".")[2])]
         self.kept += [logs[name].float() for name in names]
         if runner.iter % (runner.settings.train_cfg.log_interval or self.window) == 0:
             values = torch.stack(self.kept).view(-1, len(names))
@@ -104,17 +105,15 @@ class LossSpike(Hook):
             jump: in deviations.
         """
         step, rank = place[0] + 1, place[1]
-        data, seed = runner.settings.train_dataloader, runner.settings.seed
-        batch = next(iter(PositionSampler(len(runner.dataset), data.batch_size, seed, *place)))
-        samples = [index for _, index, _ in batch]
+        found = samples(runner, step, *place[1:])
         row = {"step": step, "loss": name, "value": float(value), "median": float(middle)}
         file = runner.work_dir / "loss_spikes.jsonl"
         with file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row | {"rank": rank, "samples": samples}) + "\n")
+            stream.write(json.dumps(row | {"rank": rank, "samples": found}) + "\n")
         logger.warning(
             "step %d: %s jumped to %.4g on rank %d, %.0f deviations above its median of %.4g, with "
             "the samples %s%s (%s); look at them, and if they are sound lower "
             "optim_wrapper.optimizer.lr or set optim_wrapper.clip_grad",
             *(step, name, value, rank, jump, middle),
-            *(", ".join(map(str, samples[:SHOWN])), " ..." * (len(samples) > SHOWN), file),
+            *(", ".join(map(str, found[:SHOWN])), " ..." * (len(found) > SHOWN), file),
         )

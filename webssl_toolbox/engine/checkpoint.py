@@ -31,6 +31,7 @@ from torch.optim import Optimizer
 
 from .. import dist
 from . import stream
+from .fit import check_fit, described
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -109,7 +110,7 @@ def latest(root: Path) -> Path | None:
         ValueError: None of those that there are verifies; says why the newest does not.
     """
     skipped: dict[Path, Exception] = {}
-    for path in _checkpoints(Path(root)):
+    for path in listed(Path(root)):
         try:
             verify(path)
         except (OSError, ValueError) as error:
@@ -127,10 +128,26 @@ def prune(root: Path, keep: int, every: int = 0) -> None:
     """Leaves ``keep``, counted from the newest that verifies, and each ``every``-th step's."""
     if keep < 1:
         raise ValueError(f"keep={keep}: at least one checkpoint must stay")
-    newest, paths = latest(root), _checkpoints(Path(root))
+    newest, paths = latest(root), listed(Path(root))
     for path in paths[paths.index(newest) + keep :] if newest else ():
-        if not every or int(path.name[5:].removesuffix(".old")) % every:
+        if not every or step_of(path) % every:
             _remove(path)
+
+
+def copy(path: Path, target: Path) -> None:
+    """Copies a checkpoint; by hard links where they can be, which take space when it is deleted."""
+    try:
+        shutil.copytree(path, target, copy_function=os.link)
+    except OSError:  # a file system without
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(path, target)
+
+
+def step_of(path: Path) -> int:
+    """Returns the step in the name of a checkpoint's folder."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None, path
+    return int(match[1])
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -182,7 +199,7 @@ def load(
     state = verify(path)
     tensors = load_file(path / MODEL)
     wanted = model_tensors(model)
-    _check_fit(path / MODEL, _describe(tensors, strict), _describe(wanted, strict), strict)
+    check_fit(path / MODEL, described(tensors, strict), described(wanted, strict), strict)
     if optimizer is not None:
         parameters = _named_parameters(model, optimizer)
         _check_optimizer(path, state.get("optimizer"), optimizer, parameters, strict)
@@ -270,13 +287,11 @@ def _publish(hidden: Path, final: Path, old: Path) -> None:
     _sync(final.parent)
 
 
-def _checkpoints(root: Path) -> list[Path]:
+def listed(root: Path) -> list[Path]:
     """Lists checkpoints by name, newest first, unverified."""
-    found = []
-    for path in root.iterdir() if root.is_dir() else ():
-        if (match := _NAME.fullmatch(path.name)) and path.is_dir():
-            found.append((int(match[1]), match[2] is None, path))
-    return [path for *_, path in sorted(found, reverse=True)]
+    names = root.iterdir() if root.is_dir() else ()
+    found = [path for path in names if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: (step_of(path), path.suffix == ""), reverse=True)
 
 
 def _remove(path: Path) -> None:
@@ -337,34 +352,7 @@ def _check_optimizer(
         same = "use the same, or load the model alone"
         raise ValueError(f"{path} holds the state of {stored_types}, not of {types}: {same}")
     stored = dict.fromkeys(recorded.get("parameters", []), "")
-    _check_fit(path / OPTIMIZER, stored, dict.fromkeys(parameters, ""), strict)
-
-
-def _describe(tensors: Mapping[str, Tensor], strict: bool) -> dict[str, str]:
-    return {k: f"{list(v.shape)}{f' {v.dtype}' if strict else ''}" for k, v in tensors.items()}
-
-
-def _check_fit(
-    file: Path, stored: Mapping[str, str], wanted: Mapping[str, str], strict: bool
-) -> None:
-    """Compares names and descriptions, and raises (or warns) once for all that differs."""
-    different = [
-        f"{n} is {stored[n]}, expected {w}" for n, w in wanted.items() if stored.get(n, w) != w
-    ]
-    problems = {
-        "missing": [name for name in wanted if name not in stored],
-        "unexpected": [name for name in stored if name not in wanted],
-        "of another shape or dtype": different,
-    }
-    message = f"{file} does not fit: " + ", ".join(
-        f"{len(names)} {kind} ({'; '.join(names[:2])}{'; ...' if len(names) > 2 else ''})"
-        for kind, names in problems.items()
-        if names
-    )
-    if different or (strict and any(problems.values())):
-        raise ValueError(f"{message}; take the config that it was saved with")
-    if any(problems.values()):
-        warnings.warn(f"{message}; loaded what fits", stacklevel=3)
+    check_fit(path / OPTIMIZER, stored, dict.fromkeys(parameters, ""), strict)
 
 
 def _load_optimizer(

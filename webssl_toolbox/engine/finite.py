@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import dist
+from ..objective import is_loss
 
 logger = logging.getLogger("webssl_toolbox")
 
@@ -91,7 +92,7 @@ def not_finite(logs: Mapping[str, Tensor]) -> list[str]:
         ``'clip.loss'``, or ``'clip.loss of rank 1'`` where it is finite on others; equal on all
         ranks.
     """
-    names = [name for name in logs if name.partition(".")[2].startswith("loss")]
+    names = [name for name in logs if is_loss(name.partition(".")[2])]
     ranks = dist.gather(torch.stack([logs[name].float() for name in names])[None]).tolist()
     found = []
     for name, values in zip(names, zip(*ranks, strict=True), strict=True):

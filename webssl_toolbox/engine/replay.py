@@ -9,13 +9,13 @@ is stored either: a sample and its views are functions of the config and the pos
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import dist
 from ..data.sampler import PositionSampler
+from . import checkpoint
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -32,26 +32,26 @@ def record(run: Runner, step: int, bad: list[str]) -> str:
     return f"python tools/replay.py {file} runs the first again"
 
 
+def samples(run: Runner, step: int, rank: int = 0, ranks: int = 1) -> list[int]:
+    """Returns the samples of a step, counted from 1: a rank's, or those of all as one."""
+    batch_size, seed = run.settings.train_dataloader.batch_size, run.settings.seed
+    sampler = PositionSampler(len(run.dataset), batch_size, seed, step - 1, rank, ranks)
+    return [index for _, index, _ in next(iter(sampler))]
+
+
 def _write(file: Path, run: Runner, step: int, bad: list[str]) -> None:
     shutil.rmtree(file.parent, ignore_errors=True)  # of an earlier step
     file.parent.mkdir(parents=True)
-    names = run.checkpoints.glob("step_*[0-9]")
-    found = max((path for path in names if int(path.name[5:]) < step), default=None)
-    if found is not None:
-        link = file.parent / found.name
-        try:  # hard links take no space until the run deletes its own
-            found = shutil.copytree(found, link, copy_function=os.link)
-        except OSError:  # a file system without: it is there until the run deletes it
-            shutil.rmtree(link, ignore_errors=True)
-    batch_size, seed = run.settings.train_dataloader.batch_size, run.settings.seed
-    batch = next(iter(PositionSampler(len(run.dataset), batch_size, seed, start=step - 1)))
+    before = [p for p in checkpoint.listed(run.checkpoints) if checkpoint.step_of(p) < step]
+    if before:  # the run may delete it
+        checkpoint.copy(before[0], file.parent / before[0].name)
     content = {
         "step": step,
         "not_finite": bad,
-        "seed": seed,
+        "seed": run.settings.seed,
         "ranks": dist.world_size(),  # each had its block of the samples
-        "samples": [index for _, index, _ in batch],
-        "checkpoint": found and os.path.relpath(found, file.parent),
+        "samples": samples(run, step),
+        "checkpoint": before[0].name if before else None,
         "config": run.cfg,
     }
     file.write_text(json.dumps(content, indent=1, default=list), encoding="utf-8")

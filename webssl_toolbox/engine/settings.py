@@ -225,6 +225,7 @@ def settings_from(cfg: Dict) -> Settings:
         if name in values:
             values[name] = section(**_checked(section, values[name], name))
     settings = Settings(**values)
+    settings.hooks = DEFAULT_HOOKS | dict(_entries(settings.hooks, "hooks"))
     if settings.strategy not in (None, *STRATEGIES):
         close = nearest(settings.strategy, STRATEGIES)
         raise ValueError(f"strategy {settings.strategy!r} is not known{close}")
@@ -296,7 +297,6 @@ def _check_types(settings: Settings) -> None:
     check_views(settings.train_dataloader.views)
     for name, entry in _entries(settings.evaluation.evaluators, "evaluation.evaluators"):
         EVALUATORS.check(entry, f"evaluation.evaluators.{name}")
-    settings.hooks = DEFAULT_HOOKS | dict(settings.hooks)
     for name, entry in _entries(settings.hooks, "hooks"):
         HOOKS.check(entry, f"hooks.{name}")
     for name, entry in _entries(settings.vis_backends, "vis_backends"):

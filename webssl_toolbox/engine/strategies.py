@@ -56,9 +56,9 @@ def build(
     model = build_on_meta(cfg)
     shard(model, device, precision, bool(cfg.get("compile")))
     model.to_empty(device=device)
-    values = _tensors(_create(cfg)) if dist.rank() == 0 else {}
+    whole = _tensors(_create(cfg)) if dist.rank() == 0 else {}
     for name, tensor in _tensors(model).items():
-        dist.spread(tensor, values[name] if dist.rank() == 0 else None)
+        dist.fill_from_first(tensor, whole[name] if whole else None)
     return model
 
 
