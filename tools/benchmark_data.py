@@ -34,6 +34,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
+from webssl_toolbox.compat import keep_freed_memory
 from webssl_toolbox.data.collate import collate
 from webssl_toolbox.data.image import read_image
 from webssl_toolbox.data.sample import Sample
@@ -165,6 +166,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    keep_freed_memory()  # as each worker does; Pillow profits, too
     with tempfile.TemporaryDirectory() as folder:
         paths = write_images(Path(folder), args.images)
         files = [path.read_bytes() for path in paths]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
+from ..compat import keep_freed_memory
 from .collate import collate
 from .rng import sample_rng
 from .sample import Dataset, Sample, UnreadableSample
@@ -173,6 +174,7 @@ def _quiet(worker: int) -> None:
     Schedulers signal every process, and to finish its step the trainer may still need a batch.
     """
     cv2.setNumThreads(0)
+    keep_freed_memory()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
 
