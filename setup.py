@@ -6,11 +6,12 @@ from setuptools import find_packages, setup
 
 # `plugins/` is imported as `webssl_plugins`, `configs/` travels in the wheel as `webssl_configs`.
 ROOMS = {"webssl_plugins": "plugins", "webssl_configs": "configs"}
-# Whose models can be towers; each extra brings a `type` of plugins/backbones.
+# Whose models can be towers, or which train and test towers on their own tasks.
 LIBRARIES = {
     "timm": ["timm>=1.0.31"],
     "transformers": ["transformers>=5.23"],
     "mmpretrain": ["onedl-mmpretrain>=1.3.6", "onedl-mmcv>=2.3.6", "torchvision"],
+    "mmsegmentation": ["onedl-mmsegmentation>=1.4.2", "onedl-mmcv>=2.3.6", "torchvision"],
 }
 
 
@@ -36,7 +37,7 @@ setup(
     package_data={
         "webssl_configs": ["**/*.py"],
         "webssl_plugins.backbones": ["data/*"],
-        "webssl_plugins.datasets": ["emoji_data/*"],
+        "webssl_plugins.datasets": ["emoji_data/*", "class_names/*"],
     },
     install_requires=[
         "torch>=2.10",
@@ -62,6 +63,10 @@ setup(
             "ruff",
             "mypy",
             "tensorboard",
+            # What metrics and probes are compared with, and tables of embeddings.
+            "scikit-learn",
+            "scipy",
+            "pyarrow",
             *(package for needs in LIBRARIES.values() for package in needs),
         ],
     },

@@ -37,6 +37,10 @@ BACKBONES = {
     "TransformersText": "transformers_text:TransformersText",
     "BERT": "bert:BERT",
     "Fusion": "fusion:Fusion",
+    "Pixels": "pixels:Pixels",
+}
+TRANSFER = {
+    "Backbone": "backbone:Backbone",
 }
 SPACES = {
     "MaskDecoder": "mask_decoder:MaskDecoder",
@@ -48,6 +52,14 @@ DATASETS = {
     "ImageTextList": "image_text:ImageTextList",
     "CocoCaptions": "coco:CocoCaptions",
     "Concat": "concat:Concat",
+    "Scenes": "scenes:Scenes",
+    "KarpathyCaptions": "karpathy:KarpathyCaptions",
+    "IDX": "idx:IDX",
+    "CIFAR": "cifar:CIFAR",
+    "Digits": "digits:Digits",
+    "ObjectNet": "objectnet:ObjectNet",
+    "MMPretrainDataset": "mmpretrain_dataset:MMPretrainDataset",
+    "Published": "published:Published",
 }
 VIEWS = {
     "Caption": "text:Caption",
@@ -69,8 +81,12 @@ VIEWS = {
 }
 EVALUATORS = {
     "ZeroShot": "zero_shot:ZeroShot",
+    "ZeroShotSuite": "zero_shot_suite:ZeroShotSuite",
     "Retrieval": "retrieval:Retrieval",
     "KNN": "knn:KNN",
+    "AttentiveProbe": "attentive_probe:AttentiveProbe",
+    "LinearProbe": "linear_probe:LinearProbe",
+    "LogisticRegression": "logistic_regression:LogisticRegression",
     "PixelNeighbour": "pixels:PixelNeighbour",
     "Reconstructions": "reconstructions:Reconstructions",
     "Neighbours": "neighbours:Neighbours",
@@ -86,6 +102,7 @@ HOOKS = {
     "LossSpike": "loss_spike:LossSpike",
     "Collapse": "collapse:Collapse",
     "Unreadable": "unreadable:Unreadable",
+    "Results": "results:Results",
 }
 
 
@@ -95,6 +112,7 @@ def webssl_register(registries: Registries) -> None:
     for shelf, room, entries in (
         (registries.objectives, "objectives", OBJECTIVES),
         (registries.towers, "backbones", BACKBONES),
+        (registries.towers, "transfer", TRANSFER),
         (registries.spaces, "backbones", SPACES),
         (registries.datasets, "datasets", DATASETS),
         (registries.views, "views", VIEWS),

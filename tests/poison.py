@@ -47,7 +47,7 @@ class Artefact:
 
 # -- checkpoints ---------------------------------------------------------------------------------
 
-READERS = ("test", "load", "start")  # of a checkpoint whose files are not what they say
+READERS = ("test", "extract", "load", "start")  # of a checkpoint whose files are not what they say
 EVERY = (*READERS, "resume")
 
 
@@ -189,13 +189,13 @@ CHECKPOINTS = {
     ),
     "names with markup": Artefact(
         tensors(**{MARKUP: torch.ones(2)}),
-        dict.fromkeys(("test", "load", "resume"), "does not fit: 1 unexpected"),
+        dict.fromkeys(("test", "extract", "load", "resume"), "does not fit: 1 unexpected"),
     ),
     "names within names": Artefact(
         tensors(
             **{"towers": torch.ones(2), "towers.image": torch.ones(2), "[red]x": torch.ones(1)}
         ),
-        dict.fromkeys(("test", "load", "resume"), "does not fit: 3 unexpected"),
+        dict.fromkeys(("test", "extract", "load", "resume"), "does not fit: 3 unexpected"),
     ),
     "escapes in the state": Artefact(
         state(format=9, versions=MARKUP), dict.fromkeys(EVERY, "this toolbox reads format 1")
@@ -222,19 +222,19 @@ CHECKPOINTS = {
     # A stored config. Those who resume, or start from it, bring their own.
     "a type that is a function": Artefact(
         stored_config("model", "towers", "image", value=CALL),
-        dict.fromkeys(("test", "load"), f"'subprocess.getoutput' {NOT_KNOWN}"),
+        dict.fromkeys(("test", "extract", "load"), f"'subprocess.getoutput' {NOT_KNOWN}"),
     ),
     "a type that is a module": Artefact(
         stored_config("model", "towers", "image", "type", value="evil_module:Evil"),
-        dict.fromkeys(("test", "load"), f"'evil_module:Evil' {NOT_KNOWN}"),
+        dict.fromkeys(("test", "extract", "load"), f"'evil_module:Evil' {NOT_KNOWN}"),
     ),
     "a view that is a function": Artefact(
         stored_config("test_view", 0, value=CALL),
-        dict.fromkeys(("test", "load"), f"'subprocess.getoutput' {NOT_KNOWN}"),
+        dict.fromkeys(("test", "extract", "load"), f"'subprocess.getoutput' {NOT_KNOWN}"),
     ),
     "imports in a model": Artefact(
         stored_config("model", "custom_imports", value={"imports": ["evil_module"]}),
-        dict.fromkeys(("test", "load"), "custom_imports"),
+        dict.fromkeys(("test", "extract", "load"), "custom_imports"),
     ),
     "imports in a config": Artefact(
         stored_config("custom_imports", value={"imports": ["evil_module"]})
@@ -242,7 +242,7 @@ CHECKPOINTS = {
     "a base to follow": Artefact(stored_config("_base_", value="evil_module.py")),
     "the text of a config": Artefact(
         state(config=TEXT, meta={"config": TEXT}, message_hub={"runtime_info": {"cfg": TEXT}}),
-        dict.fromkeys(("test", "load"), "stores no config"),
+        dict.fromkeys(("test", "extract", "load"), "stores no config"),
     ),
 }
 

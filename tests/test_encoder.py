@@ -7,8 +7,11 @@ import torch
 
 import webssl_toolbox
 from webssl_toolbox.encoder import MissingPart
+from webssl_toolbox.engine import checkpoint
 from webssl_toolbox.engine.runner import Runner
+from webssl_toolbox.loading import build
 
+from . import cases
 from .test_runner import config
 
 VIEW = [dict(type="ResizeCenterCrop"), dict(type="Normalize")]
@@ -70,3 +73,35 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def test_tensorboard_is_written_when_asked(work_dir):
     assert list((work_dir / "tensorboard").rglob("events.out.tfevents*"))
+
+
+# -- models of configs ---------------------------------------------------------------------------
+
+
+def test_a_config_is_a_model_with_the_weights_that_training_begins_with(tmp_path):
+    cfg = config(test_view=VIEW, seed=3)
+    built, begun = build(cfg).model, Runner(cfg, tmp_path).model
+    assert checkpoint.digest(built) == checkpoint.digest(begun)
+    assert checkpoint.digest(build(cfg | dict(seed=4)).model) != checkpoint.digest(begun)
+
+
+def test_a_config_of_a_tower_and_a_view_is_a_model():
+    model = build(dict(model=dict(towers=dict(image=cases.VIT)), test_view=VIEW))
+    assert model.encode_features(images()).shape == (5, 16)
+    with pytest.raises(MissingPart, match="this model has no space 'joint'; it has none"):
+        model.encode_image(images())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(test_view=[]), "needs test_view"),
+        (dict(model={}), "needs model"),
+        (dict(test_towr="image"), "unknown config key test_towr; did you mean 'test_tower'"),
+        (dict(model=dict(towers=dict(image=dict(type="VT")))), "did you mean 'ViT'"),
+    ],
+)
+def test_a_config_that_is_no_model_is_refused(change, said):
+    cfg = dict(model=dict(towers=dict(image=cases.VIT)), test_view=VIEW)
+    with pytest.raises(ValueError, match=said):
+        build(cfg | change)

@@ -15,10 +15,10 @@ from webssl_plugins.evaluators.knn import KNN
 from webssl_plugins.evaluators.pixels import PixelNeighbour, pixel_vector
 from webssl_plugins.evaluators.retrieval import Retrieval, recall
 from webssl_plugins.evaluators.zero_shot import ZeroShot
+from webssl_plugins.hooks._table import to_markdown, to_rich
 from webssl_toolbox.data.sample import Sample
 from webssl_toolbox.encoder import EncodedSplit, MissingPart
 from webssl_toolbox.evaluation.runner import Evaluation
-from webssl_toolbox.evaluation.table import to_markdown, to_rich
 from webssl_toolbox.registry import DATASETS, EVALUATORS
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -47,6 +47,7 @@ class FakeEncoder:
     def __init__(self, splits=None, texts=None):
         self.splits, self.texts = splits or {}, texts or {}
         self.classified, self.forgotten = 0, 0
+        self.device = torch.device("cpu")
 
     def forget(self):
         self.forgotten += 1
@@ -156,7 +157,7 @@ def test_recall_equals_a_naive_loop():
     owner[:40] = torch.arange(40)
     texts = F.normalize(torch.randn(40, 4), dim=1)
     images = F.normalize(texts[owner] + 0.8 * torch.randn(60, 4), dim=1)
-    found = recall(images, texts, owner, chunk=7)
+    found = recall(images, texts, owner[:, None], chunk=7)
     similarity = (images.double() @ texts.double().T).numpy()
     for k in (1, 5, 10):
         i2t = [owner[i].item() in np.argsort(-row)[:k] for i, row in enumerate(similarity)]
@@ -166,7 +167,7 @@ def test_recall_equals_a_naive_loop():
 
 
 def test_a_collapsed_model_does_not_retrieve():
-    found = recall(torch.ones(200, 3), torch.ones(200, 3), torch.arange(200))
+    found = recall(torch.ones(200, 3), torch.ones(200, 3), torch.arange(200)[:, None])
     assert found["i2t_r1"] == found["t2i_r1"] == 0.5
     assert found["i2t_r10"] == found["t2i_r10"] == 5
 
@@ -193,15 +194,15 @@ def test_knn_equals_a_naive_loop(k, temperature):
             # Shifted: DINO's exp(s / t) overflows float64 at the smaller temperature.
             votes[labels[row]] += ((similarity[row] - similarity.max()) / temperature).exp()
         expected.append(votes.argmax().item())
-    assert knn_classify(queries, bank, labels, k, temperature, chunk=4).tolist() == expected
+    assert knn_classify(queries, bank, labels, [k], temperature, chunk=4).tolist() == [expected]
 
 
 def test_near_neighbours_outvote_many_far_ones():
     bank = F.normalize(torch.tensor([[1, 0.1], [1, 1], [1, 1.1], [1, 1.2]]), dim=1)
     labels = torch.tensor([0, 1, 1, 1])
     query = torch.tensor([[1.0, 0.0]])
-    assert knn_classify(query, bank, labels, k=4, temperature=0.07).item() == 0
-    assert knn_classify(query, bank, labels, k=4, temperature=10).item() == 1
+    assert knn_classify(query, bank, labels, [4], temperature=0.07).item() == 0
+    assert knn_classify(query, bank, labels, [4], temperature=10).item() == 1
 
 
 def test_knn_compares_class_names_and_leaves_unlabelled_rows_out():
@@ -377,7 +378,7 @@ def test_table_in_markdown():
 
 def test_table_leaves_empty_columns_out():
     head, _, row = to_markdown({"knn/a/top1": 3.0}, {}).splitlines()
-    assert " ".join(head.split()) == "| split | evaluator | metric (%) | trained |"
+    assert " ".join(head.split()) == "| split | evaluator | metric (%) | result |"
     assert " ".join(row.split()) == "| a | knn | top1 | 3.0 |"
     assert len(to_markdown({}, {}).splitlines()) == 2
 

@@ -86,3 +86,12 @@ def test_what_would_keep_nothing_is_refused(tmp_path, metric, interval, said):
     options = changes([1.0] * 6, metric) | dict(train_cfg__checkpoint_interval=interval)
     with pytest.raises(ValueError, match=said):
         train(tmp_path, **options)
+
+
+def test_a_metric_without_data_trains_on_and_is_named_in_the_table(tmp_path):
+    options = changes([None] * 6) | dict(vis_backends=dict(t=dict(type="TensorboardVisBackend")))
+    with pytest.raises(ValueError, match="'x/a/top1' is not among the metrics"):
+        train(tmp_path / "kept", **options)
+    train(tmp_path / "run", **options | dict(hooks={}))
+    assert "x/a/top1" not in (tmp_path / "run/metrics.jsonl").read_text()
+    assert "| missing |" in (tmp_path / "run/results.md").read_text()

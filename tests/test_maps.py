@@ -62,6 +62,8 @@ def test_attention_is_that_of_the_class_token_in_the_last_block():
     teacher = EMA("towers.image")
     teacher.follow(tower)
     assert teacher.class_attention(images).equal(found)
+    (mine,), (its,) = (x.layers(images, [-1]) for x in (tower, teacher))
+    assert its.map.equal(mine.map) and its.pooled.equal(mine.pooled)
 
 
 def test_maps_lie_over_their_patches(monkeypatch):

@@ -29,11 +29,11 @@ from webssl_plugins.evaluators._grid import (
 from webssl_plugins.evaluators.neighbours import Neighbours
 from webssl_plugins.evaluators.reconstructions import GRAY, Reconstructions, hide
 from webssl_plugins.evaluators.retrieval_grid import RetrievalGrid
+from webssl_plugins.hooks._pictures import save
 from webssl_toolbox import Need, Objective
 from webssl_toolbox.data.sample import Sample, UnreadableSample
 from webssl_toolbox.encoder import EncodedSplit, Encoder, MissingPart
 from webssl_toolbox.engine.runner import Runner
-from webssl_toolbox.evaluation.pictures import save
 from webssl_toolbox.evaluation.runner import Evaluation
 from webssl_toolbox.pretrainer import Pretrainer
 from webssl_toolbox.registry import DATASETS, EVALUATORS, OBJECTIVES

@@ -63,11 +63,14 @@ _study = dict(
     metrics=dict(kNN=["knn/same/top1"]),
 )
 """
+MEASURED = '{"recipe": "r", "seed": 0, "metrics": {"knn/same/top1": 50.0}, "samples": {}}'
 COMMANDS = {
     "train": "train.py small.py --work-dir new --device cpu",
     "resume": "train.py small.py --work-dir run --resume --device cpu",
     "start": "train.py small.py --work-dir new --device cpu --cfg-options load_from=run",
-    "test": "test.py small.py run --json metrics.json --pictures pictures --device cpu",
+    "test": "test.py small.py run --json metrics.json --work-dir tested --device cpu",
+    "extract": "extract.py run --images images --out vectors --device cpu",
+    "report_table": "report_table.py measured",
     "print_config": "print_config.py small.py --param-groups",
     "plan": "plan.py small.py",
     "plugins": "plugins.py --load",
@@ -77,9 +80,10 @@ COMMANDS = {
     "convert": "convert_checkpoint.py weights.pth small.py --work-dir new",
     "load": "",  # webssl_toolbox.load
 }
-# They take no file but the repository's own, or npm's; test_guards.py poisons what replay reads.
-NO_READERS = {"benchmark", "benchmark_data", "benchmark_dino", "benchmark_guards", "benchmark_mae"}
-NO_READERS |= {"build_emoji_corpus", "replay"}
+# They take no file but the repository's own, or npm's; test_guards.py poisons what replay reads,
+# test_downstream_*.py what downstream does.
+NO_READERS = {"build_emoji_corpus", "downstream", "replay", "benchmark"}
+NO_READERS |= {f"benchmark_{of}" for of in ("data", "dino", "guards", "mae", "saving")}
 
 
 def test_every_tool_is_in_the_table():
@@ -110,6 +114,8 @@ def home(tmp_path_factory):
         Path("small.py").write_text(SMALL)
         Path("study.py").write_text(STUDY)
         Path("evil_module.py").write_text(poison.MODULE)
+        Path("measured").mkdir()
+        Path("measured/results.json").write_text(MEASURED)
         shutil.copy("photo.jpg", "secret.png")
         save_file({"norm.weight": torch.ones(16)}, "weights.pth")
         cfg = load_config("small.py", ["train_cfg.max_iters=1", "evaluation.evaluators={}"])
@@ -161,7 +167,7 @@ def attempt(name, monkeypatch):
         except (ValueError, OSError) as error:
             return f"error: {error}"
         return None
-    for left in ("new", "study", "metrics.json", "pictures", "webssl-signal_of_mine"):
+    for left in ("new", "study", "tested", "vectors", "webssl-signal_of_mine"):
         shutil.rmtree(left, ignore_errors=True)
     if name == "study":
         study = tool("study")

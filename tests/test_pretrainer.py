@@ -103,9 +103,9 @@ def test_a_teacher_brings_its_source_and_starts_equal(registered):
     assert model.towers.teacher.width == model.towers.image.width
 
 
-def test_no_objective_is_an_error():
-    with pytest.raises(ValueError, match="nothing to train"):
-        create(dict(towers=cases.TOWERS, objectives=dict(clip=None)))
+def test_without_objectives_all_towers_are_built():
+    model = create(dict(towers=cases.TOWERS, objectives=dict(clip=None)))
+    assert list(model.towers) == list(cases.TOWERS) and not model.spaces and not model.plan
 
 
 # -- a step --------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from typing import Any
 
 from _grid import Cell, Study, budgets, study_from
 from _report import Report
+from _results import trained
 from _terminal import fail, log
 
 logger = logging.getLogger("webssl_toolbox")
@@ -87,11 +88,7 @@ class Workshop:
 
     def metrics(self, cell: Cell) -> dict[str, float]:
         """Returns the last metrics of a finished cell, else nothing."""
-        path = self.folder / cell.folder / "metrics.jsonl"
-        if not (path.with_name("results.md")).exists():  # written last
-            return {}
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return next(line for line in reversed(lines) if any("/" in key for key in line))
+        return trained(self.folder / cell.folder)
 
     def costs(self, study: Study) -> dict[str, float]:
         """Returns seconds per pair of each variant; measured once, alternating."""

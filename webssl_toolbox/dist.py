@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -20,10 +22,23 @@ from torch import Tensor
 
 from .compat import all_gather_rows
 
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Lets this rank work as if there were no other, while the others wait for it."""
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
+
 
 def is_initialized() -> bool:
     """Returns whether a process group exists."""
-    return torch_dist.is_available() and torch_dist.is_initialized()
+    return torch_dist.is_available() and torch_dist.is_initialized() and not _alone
 
 
 def rank() -> int:
@@ -154,18 +169,45 @@ def largest(x: Tensor) -> None:
         torch_dist.all_reduce(x, torch_dist.ReduceOp.MAX)
 
 
+def gather_bytes(data: bytes) -> list[bytes]:
+    """Returns the ``data`` of each rank, of any length, in rank order; the host waits for it."""
+    if not is_initialized():
+        return [data]
+    device = "cuda" if torch_dist.get_backend() == "nccl" else "cpu"
+    own = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device)
+    lengths = _all_gather(torch.tensor([len(own)], device=device)).tolist()
+    rows = _all_gather(F.pad(own, (0, max(lengths) - len(own)))[None]).cpu().numpy()
+    return [row[:n].tobytes() for row, n in zip(rows, lengths, strict=True)]
+
+
 def gather_json(value: Any) -> list[Any]:
-    """Returns the ``value`` of each rank, which is JSON data, in rank order; the host waits for it.
+    """Returns the ``value`` of each rank, which is JSON data, in rank order.
 
     Not torch's collective for objects, which unpickles what it receives.
     """
-    if not is_initialized():
-        return [value]
-    device = "cuda" if torch_dist.get_backend() == "nccl" else "cpu"
-    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
-    lengths = _all_gather(torch.tensor([len(text)], device=device)).tolist()
-    rows = _all_gather(F.pad(text, (0, max(lengths) - len(text)))[None]).cpu().numpy()
-    return [json.loads(row[:n].tobytes()) for row, n in zip(rows, lengths, strict=True)]
+    return [json.loads(text) for text in gather_bytes(json.dumps(value).encode())]
+
+
+class Failed(ValueError):
+    """What went wrong on one rank, and has ended the work of all."""
+
+
+def meet(where: str, value: Any = None, error: Exception | None = None) -> list[Any]:
+    """Returns the ``value`` of each rank, as ``gather_json``, if none of them brings an error.
+
+    So that none waits for one that failed. Any two of these calls fit together.
+
+    Raises:
+        Failed: on all ranks, where one brings an error or is elsewhere.
+    """
+    found = gather_json([where, value, error and (str(error) or repr(error))])
+    if error:
+        raise error if len(found) == 1 else Failed(str(error))
+    if errors := [f"rank {i} failed: {said}" for i, (*_, said) in enumerate(found) if said]:
+        raise Failed(errors[0])
+    if len(places := {place for place, *_ in found}) > 1:
+        raise Failed(f"ranks have come apart: they are at {sorted(places)}")
+    return [value for _, value, _ in found]
 
 
 def row_offset(rows: int) -> int:

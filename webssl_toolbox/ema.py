@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from . import dist
 from .objective import Need, Progress
 from .schedules import build as build_schedule
 from .spaces import Space
-from .towers import Tower
+from .towers import Layer, Tower
 
 
 class EMA(Tower, Space):
@@ -80,6 +80,11 @@ class EMA(Tower, Space):
         """As the source."""
         module: Any = self.module
         return module.class_attention(images)
+
+    def layers(self, images: torch.Tensor, indices: Sequence[int]) -> list[Layer]:
+        """As the source."""
+        module: Any = self.module
+        return module.layers(images, indices)
 
     @torch.no_grad()
     def forward(self, *args: Any) -> Any:

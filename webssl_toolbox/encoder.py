@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import dist
 from .data.collate import Tokens, collate
 from .data.loader import to_device
 from .data.rng import sample_rng
 from .data.sample import Dataset, Sample, UnreadableSample
 from .data.views import Context, Pipeline
+from .evaluation.pieces import Piece, Store, in_pieces, joined
 from .features import Features, encode, plan
 from .objective import Objective
 from .pretrainer import Pretrainer
@@ -29,6 +31,7 @@ logger = logging.getLogger("webssl_toolbox")
 
 Image = np.ndarray | str | Path
 TEMPLATES = ("{}",)
+NO_IMAGE = "there is no image to encode, or none that can be read"
 
 
 class MissingPart(ValueError):
@@ -68,6 +71,10 @@ class Encoder:
         text: name of the text tower.
         space: name of the joint space.
         batch_size: rows encoded at a time.
+
+    Attributes:
+        origin: what decides on its results: its config, step, device, digest of its weights.
+        store_of: gives the store of what a dataset config and its length become; None for none.
     """
 
     def __init__(
@@ -82,6 +89,8 @@ class Encoder:
         self.model, self.image, self.text, self.space = model, image, text, space
         self.batch_size = batch_size
         self.view = Pipeline("test_view", view, Context(dict(model.towers.items())))  # type: ignore[arg-type]
+        self.origin: dict[str, Any] = {}
+        self.store_of: Callable[[Mapping[str, Any], int], Store] | None = None
         self._splits: dict[str, EncodedSplit] = {}
 
     def encode_image(self, images: Sequence[Image] | Image) -> Tensor:
@@ -99,8 +108,11 @@ class Encoder:
         """Returns the image tower's pooled features, ``[N, width]``: for probes and kNN."""
         if isinstance(images, str) or not isinstance(images, Sequence):
             images = [images]
-        samples = (Sample(_read(image)) for image in images)
-        return self._features(samples)
+        batches = _batches((Sample(_read(image)) for image in images), self.batch_size)
+        pooled = [self._pooled(batch) for batch in batches]
+        if not pooled:
+            raise ValueError(NO_IMAGE)
+        return torch.cat(pooled)
 
     def encode_text(self, texts: Sequence[str] | str) -> Tensor:
         """Embeds strings in the joint space, unit vectors ``[N, dim]``."""
@@ -146,35 +158,13 @@ class Encoder:
         return 1.0 if logit_scale is None else float(logit_scale.detach().exp())
 
     def encode_dataset(self, cfg: Mapping[str, Any]) -> EncodedSplit:
-        """Encodes all images of a dataset config, once until ``forget`` is called."""
+        """Encodes all images of a dataset config, once until ``forget`` is called.
+
+        Ranks share the work: all of them call it, and have all of the result.
+        """
         key = repr(sorted(cfg.items()))
         if key not in self._splits:
-            dataset: Dataset = DATASETS.create(cfg, "dataset")
-            labels: list[int] = []
-            captions: list[str] = []
-            indices: list[int] = []
-
-            def stream() -> Iterator[Sample]:
-                """Loads one sample after the other: their images need not fit into memory."""
-                for i, sample in load_samples(dataset, range(len(dataset))):
-                    indices.append(i)
-                    labels.append(sample.label)
-                    captions.append(sample.captions[0] if sample.captions else "")
-                    yield sample
-
-            features = self._features(stream())
-            try:
-                embeddings = self._joint(features, self.image)
-            except MissingPart:
-                embeddings = None
-            self._splits[key] = EncodedSplit(
-                features,
-                embeddings,
-                torch.tensor(labels),
-                captions,
-                dataset.classes,
-                indices,
-            )
+            self._splits[key] = self._encode_dataset(cfg, key)
         return self._splits[key]
 
     def forget(self) -> None:
@@ -207,23 +197,20 @@ class Encoder:
 
     def tower(self, name: str) -> Tower:
         """Returns a tower; raises MissingPart where there is none."""
-        if name not in self.model.towers:
-            raise MissingPart(
-                f"this model has no tower {name!r}; it has {_names(self.model.towers)}"
-            )
-        return self.model.towers[name]  # type: ignore[return-value]
+        return self._part("tower", name)
 
     def objective(self, name: str) -> Any:
         """Returns an objective with what it learned; raises MissingPart where there is none."""
-        if name not in self.model.objectives:
-            raise MissingPart(
-                f"this model has no objective {name!r}; it has {_names(self.model.objectives)}"
-            )
-        return self.model.objectives[name]
+        return self._part("objective", name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; pixels have no weights."""
+        return next(self.model.parameters(), torch.empty(0)).device
 
     def features(self, objective: Objective, inputs: Mapping[str, Tensor]) -> Features:
         """Encodes what one objective needs, as a training step does; call it in ``evaluating``."""
-        inputs = to_device(dict(inputs), self._device())
+        inputs = to_device(dict(inputs), self.device)
         towers: dict[str, Tower] = dict(self.model.towers.items())  # type: ignore[arg-type]
         spaces: dict[str, Any] = dict(self.model.spaces.items())
         return Features(encode(plan([objective]), towers, inputs), spaces, inputs)
@@ -241,22 +228,45 @@ class Encoder:
 
     # ------------------------------------------------------------------------------------------
 
-    def _features(self, samples: Iterator[Sample]) -> Tensor:
-        tower = self.tower(self.image)
-        pooled = []
-        drawn = (self.view.draw(s, sample_rng(0, 0, i)) for i, s in enumerate(samples))
-        for batch in _batches(drawn, self.batch_size):
-            pooled.append(self._run(tower, self._finish(batch)).pooled.float().cpu())
-        if not pooled:
-            raise ValueError("there is no image to encode, or none that can be read")
-        return torch.cat(pooled)
+    def _encode_dataset(self, cfg: Mapping[str, Any], key: str) -> EncodedSplit:
+        self.tower(self.image)  # before anything is read
+        dataset: Dataset = DATASETS.create(cfg, "dataset")
+        store = self.store_of(cfg, len(dataset)) if self.store_of else None
+
+        def encode(rows: range) -> Piece:
+            samples, notes = [], []
+            for i in rows:
+                try:
+                    sample = dataset.load(i, sample_rng(0, 0, i, "test"))
+                except UnreadableSample as error:
+                    notes.append([i, str(error)])
+                    continue
+                samples.append(sample)
+                notes.append([i, sample.label, next(iter(sample.captions), "")])
+            return Piece({"features": self._pooled(samples)} if samples else {}, notes)
+
+        found = joined(list(in_pieces(key, len(dataset), self.batch_size, encode, store)))
+        for _, reason in (note for note in found.notes if len(note) == 2):
+            _leave_out(reason)
+        if not found.tensors:
+            raise ValueError(NO_IMAGE)
+        features, embeddings = found.tensors["features"], None
+        with suppress(MissingPart):
+            embeddings = self._joint(features, self.image)
+        notes = [note for note in found.notes if len(note) == 3]
+        indices, labels, captions = map(list, zip(*notes, strict=True))
+        ids, classes = torch.tensor(labels), dataset.classes
+        return EncodedSplit(features, embeddings, ids, captions, classes, indices)
+
+    def _pooled(self, samples: Sequence[Sample]) -> Tensor:
+        return self._run(self.tower(self.image), self.prepare(samples)).pooled.float().cpu()
 
     def _finish(self, drawn: list[dict[str, Any]]) -> Tensor:
-        return self.view.finish(to_device(collate(drawn), self._device()))
+        return self.view.finish(to_device(collate(drawn), self.device))
 
     def _run(self, tower: Tower, data: Tensor, length: Tensor | None = None) -> Encoding:
         with self.evaluating():
-            return encode_batch(tower, data.to(self._device()), length)
+            return encode_batch(tower, data.to(self.device), length)
 
     def _joint(self, pooled: Tensor, tower: str) -> Tensor:
         space = self._space()
@@ -265,17 +275,17 @@ class Encoder:
                 f"no objective embeds the tower {tower!r} in the space {self.space!r}"
             )
         with self.evaluating():
-            return space(pooled.to(self._device()), tower).float().cpu()
-
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+            return space(pooled.to(self.device), tower).float().cpu()
 
     def _space(self) -> Any:
-        if self.space not in self.model.spaces:
-            raise MissingPart(
-                f"this model has no space {self.space!r}; it has {_names(self.model.spaces)}"
-            )
-        return self.model.spaces[self.space]
+        return self._part("space", self.space)
+
+    def _part(self, kind: str, name: str) -> Any:
+        parts = getattr(self.model, f"{kind}s")
+        if name not in parts:
+            known = ", ".join(parts) or "none"
+            raise MissingPart(f"this model has no {kind} {name!r}; it has {known}")
+        return parts[name]
 
 
 def load_samples(dataset: Dataset, indices: Iterable[int]) -> Iterator[tuple[int, Sample]]:
@@ -287,11 +297,12 @@ def load_samples(dataset: Dataset, indices: Iterable[int]) -> Iterator[tuple[int
         try:
             yield i, dataset.load(i, sample_rng(0, 0, i, "test"))
         except UnreadableSample as error:
-            logger.warning("left out of the evaluation: %s", error)
+            _leave_out(error)
 
 
-def _names(modules: Any) -> str:
-    return ", ".join(modules) or "none"
+def _leave_out(reason: object) -> None:
+    if dist.rank() == 0:  # all ranks know of it
+        logger.warning("left out of the evaluation: %s", reason)
 
 
 def _batches(items: Any, size: int) -> Iterator[list[Any]]:

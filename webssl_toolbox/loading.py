@@ -1,4 +1,4 @@
-"""Loads a trained model for use, safely: nothing that is read may run code."""
+"""Loads a trained model for use, safely: nothing that is read may run code; or builds one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 
 from .encoder import Encoder
 from .engine import checkpoint
-from .engine.settings import check_inference
+from .engine.settings import check_inference, sections_of
 from .engine.start import newest
+from .pretrainer import Pretrainer
 from .registry import MODELS
 
 
@@ -41,12 +42,42 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     model = without_initial_weights(config["model"])
     model = MODELS.create({"type": "Pretrainer"} | model, "model")
     checkpoint.load(path, model)
+    weights = state["files"][checkpoint.MODEL]["sha256"]
+    return _encoder(model, config, device, {"weights": weights, "step": state["step"]})
+
+
+def build(config: Mapping[str, Any], device: str | torch.device = "cpu") -> Encoder:
+    """Builds the model of a config, with the weights that training would begin with.
+
+    Args:
+        config: with ``model`` and ``test_view``; no more is needed, and no objectives.
+        device: where to put the model.
+
+    Raises:
+        ValueError: an unknown type or argument, or the config lacks one of the two.
+    """
+    sections_of(config)
+    if missing := [key for key in ("model", "test_view") if not config.get(key)]:
+        raise ValueError(f"a config whose model is measured needs {' and '.join(missing)}")
+    check_inference(config["model"], config["test_view"])
+    model = {key: value for key, value in config["model"].items() if key != "compile"}
+    named = {"type": "Pretrainer", "seed": config.get("seed", 0)}
+    built = MODELS.create(named | model, "model")
+    weights = checkpoint.digest(built)["model"]
+    return _encoder(built, config, device, {"weights": weights, "step": 0})
+
+
+def _encoder(
+    model: Pretrainer, config: Mapping[str, Any], device: str | torch.device, state: dict[str, Any]
+) -> Encoder:
     try:
         model.to(torch.device(device)).eval()
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for GPUs
         reason = str(error).partition("\n")[0]
         raise ValueError(f"the model cannot be put on device={str(device)!r}: {reason}") from error
-    return Encoder(model, config["test_view"], config.get("test_tower", "image"))
+    encoder = Encoder(model, config["test_view"], config.get("test_tower", "image"))
+    encoder.origin = {"config": dict(config), "device": torch.device(device).type} | state
+    return encoder
 
 
 def without_initial_weights(model: Mapping[str, Any]) -> dict[str, Any]:

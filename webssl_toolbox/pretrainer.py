@@ -35,7 +35,7 @@ class Pretrainer(nn.Module):
     Args:
         towers: ``{name: dict(type=...)}``. Those that no objective needs are not built.
         objectives: ``{name: dict(type=..., weight=...)}``; None removes an inherited one. A weight
-            is a number or a schedule.
+            is a number or a schedule. Without any, all towers are built: to be measured.
         spaces: ``{name: dict(type=...)}``, likewise.
         seed: initial weights are a function of it and of each module's name.
         chunks: towers run the batch in so many checkpointed pieces: less memory, equal gradients.
@@ -48,7 +48,7 @@ class Pretrainer(nn.Module):
     def __init__(
         self,
         towers: Config,
-        objectives: Config,
+        objectives: Config | None = None,
         spaces: Config | None = None,
         seed: int = 0,
         chunks: int = 1,
@@ -60,7 +60,7 @@ class Pretrainer(nn.Module):
         self.chunks = chunks
         self.step, self.total = 0, 1
         self.weights: dict[str, Schedule] = {}
-        self.objectives = nn.ModuleDict(self._build_objectives(objectives))
+        self.objectives = nn.ModuleDict(self._build_objectives(objectives or {}))
         self.plan = features.plan(self._objectives())
         with seeded(str(seed)):
             self._build_towers(_present(towers))
@@ -89,12 +89,10 @@ class Pretrainer(nn.Module):
             self.weights[name] = build_schedule(weight, f"{where}.weight")
             with seeded(where):
                 built[name] = OBJECTIVES.create(entry, where)
-        if not built:
-            raise ValueError("model.objectives names no objective, so there is nothing to train")
         return built
 
     def _build_towers(self, cfg: Config) -> None:
-        wanted = list(self.plan)
+        wanted = list(self.plan if self.objectives else cfg)
         for name in wanted:
             if name not in cfg:
                 raise ValueError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,18 @@ class Encoding:
     sizes: tuple[int, ...] = ()
 
 
+class Layer(NamedTuple):
+    """What one block of a ViT, or one stage of a convnet, makes of images.
+
+    Attributes:
+        pooled: ``[B, D]``, the class token; the mean of the map where there is none.
+        map: ``[B, D, H, W]``, patches or positions.
+    """
+
+    pooled: Tensor
+    map: Tensor
+
+
 class Tower(nn.Module):
     """An encoder. ``forward`` is called once a step with all segments; batching is its business.
 
@@ -118,6 +131,17 @@ class Tower(nn.Module):
             ``[B, heads, patches]``; what is left to 1 goes to the class token and registers.
         """
         return None
+
+    def layers(self, images: Tensor, indices: Sequence[int]) -> list[Layer]:
+        """Returns what chosen blocks or stages give, each through a ViT's last norm; with gradient.
+
+        Optional: for probes, and for heads that read several layers.
+
+        Args:
+            images: ``[B, 3, H, W]``, of any height and width that a patch divides.
+            indices: of blocks or stages, in any order; negative ones count from the last.
+        """
+        raise ValueError(f"{type(self).__name__} has no layers to choose from; use its last output")
 
     def layer_of(self, name: str) -> int:
         """Returns the layer of a parameter: 0 for the embedding, 1 for the first block, and so on.

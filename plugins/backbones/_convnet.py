@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 
 from webssl_toolbox.objective import Need
-from webssl_toolbox.towers import Encoding, Segment, Tower, refuse_patches
+from webssl_toolbox.towers import Encoding, Layer, Segment, Tower, refuse_patches
 
 from ._common import refuse_fusion
+from ._layers import layer_of_map, resolve
 
 
 class ConvTower(Tower):
@@ -31,8 +35,17 @@ class ConvTower(Tower):
             return [encoding for view in images for encoding in self._encode([view])]
         return self._encode(images)
 
-    def feature_map(self, x: Tensor, rows: list[int]) -> Tensor:
-        """Maps images ``[B, 3, H, W]``, views of ``rows`` each, to ``[B, token_width, h, w]``."""
+    def layers(self, images: Tensor, indices: Sequence[int]) -> list[Layer]:
+        maps = list(self.feature_maps(images, [len(images)]))
+        return [layer_of_map(maps[i]) for i in resolve(indices, len(maps))]
+
+    def feature_maps(self, x: Tensor, rows: list[int]) -> Iterator[Tensor]:
+        """Yields the map of each stage; the last is ``[B, token_width, h, w]``.
+
+        Args:
+            x: images ``[B, 3, H, W]``.
+            rows: of each view that is joined in them.
+        """
         raise NotImplementedError
 
     def pooled(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
@@ -41,7 +54,8 @@ class ConvTower(Tower):
 
     def _encode(self, views: list[Tensor]) -> list[Encoding]:
         rows = [len(view) for view in views]
-        x = self.feature_map(views[0] if len(views) == 1 else torch.cat(views), rows)
+        maps = self.feature_maps(views[0] if len(views) == 1 else torch.cat(views), rows)
+        (x,) = deque(maps, maxlen=1)  # without a gradient, earlier maps are freed on the way
         tokens = x.flatten(2).transpose(1, 2)
         pooled = self.pooled(tokens, (x.shape[2], x.shape[3]))
         pairs = zip(pooled.split(rows), tokens.split(rows), strict=True)

@@ -36,6 +36,20 @@ ARCHS = {
 }
 
 
+def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
+    """Returns rows and columns of patches of an image.
+
+    Raises:
+        ValueError: half a patch would be left.
+    """
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"images of {height} x {width} pixels do not divide into patches of patch_size="
+            f"{patch_size}; change the size of the view (or input_size) to a multiple"
+        )
+    return height // patch_size, width // patch_size
+
+
 class PatchEmbed(nn.Module):
     """A linear map of patches, whose weight has the shape of timm's convolution.
 
@@ -51,12 +65,7 @@ class PatchEmbed(nn.Module):
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Returns rows and columns of patches of an image; raises ValueError for half a patch."""
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"images of {height} x {width} pixels do not divide into patches of patch_size="
-                f"{self.patch_size}; change the size of the view (or input_size) to a multiple"
-            )
-        return height // self.patch_size, width // self.patch_size
+        return patch_grid(height, width, self.patch_size)
 
     def count(self, side: int) -> int:
         """Returns the number of patches of a square image."""

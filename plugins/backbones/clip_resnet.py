@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -191,7 +192,7 @@ class CLIPResNet(ConvTower):
             for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
                 nn.init.normal_(self.attnpool.get_parameter(f"{name}.weight"), std=std)
 
-    def feature_map(self, x: Tensor, rows: list[int]) -> Tensor:
+    def feature_maps(self, x: Tensor, rows: list[int]) -> Iterator[Tensor]:
         for conv, norm in (
             (self.conv1, self.bn1),
             (self.conv2, self.bn2),
@@ -202,7 +203,7 @@ class CLIPResNet(ConvTower):
         for stage in range(1, 5):
             for block in self.get_submodule(f"layer{stage}").children():
                 x = block(x, rows)
-        return x
+            yield x
 
     def pooled(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         return tokens.mean(1) if self.attnpool is None else self.attnpool(tokens, size)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from webssl_toolbox.registry import check_arguments, nearest
+from webssl_toolbox.towers import Layer
 
 from ._foreign import ImageAdapter, building, library, load_weights, read_weights, to_tokens
+from ._layers import grid_of, last_norm, layer_of_map, layer_of_tokens, resolve
 
 BACKBONES = "mmpretrain.models.backbones."
 LAYERS = ("torch.nn.", "mmcv.cnn.", "mmengine.utils.dl_utils.", "mmpretrain.models.utils.")
@@ -91,6 +93,34 @@ class MMPretrain(ImageAdapter):
             raise ValueError("its last output is not a feature map")
         tokens = to_tokens(features, self.prefix)
         return features[:, 0] if self.sequence and self.prefix else tokens.mean(1), tokens
+
+    def layers(self, images: Tensor, indices: Sequence[int]) -> list[Layer]:
+        model = self.model
+        count = getattr(model, "num_stages", None) or getattr(model, "num_layers", None)
+        if not isinstance(count, int):
+            return super().layers(images, indices)
+        chosen = resolve(indices, count)
+        unique = sorted({*chosen, count - 1})
+        usual, model.out_indices = model.out_indices, unique
+        try:
+            with last_norm(model) as finish:
+                outputs = finish(model(images))
+        except AttributeError as error:  # some have a norm for each output that was named
+            raise ValueError(
+                f"mmpretrain's {type(model).__name__} gives the layers that it was built for; "
+                f"write out_indices={tuple(unique)} in backbone"
+            ) from error
+        finally:
+            model.out_indices = usual
+        found = {
+            i: layer_of_tokens(
+                each, self.prefix, self.prefix > 0, grid_of(each.shape[1] - self.prefix, images)
+            )
+            if self.sequence
+            else layer_of_map(each)
+            for i, each in zip(unique, outputs, strict=True)
+        }
+        return [found[i] for i in chosen]
 
 
 def _accepted(cls: type) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -148,10 +149,10 @@ class RegNetY(ConvTower):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def feature_map(self, x: Tensor, rows: list[int]) -> Tensor:
+    def feature_maps(self, x: Tensor, rows: list[int]) -> Iterator[Tensor]:
         x = F.relu_(self.stem(x, rows))
         for name, stage in self.named_children():
             if name != "stem":
                 for block in stage.children():
                     x = block(x, rows)
-        return x
+                yield x

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from webssl_toolbox.towers import Layer
+
 from ._foreign import ImageAdapter, building, library, load_weights, read_weights, to_tokens
+from ._layers import layer_of_map, resolve
 
 # Options of the builder, not of the model: decided here, or a way to download something.
 RESERVED = {
@@ -119,6 +122,24 @@ class Timm(ImageAdapter):
             channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC",
         )
         return model.forward_head(features, pre_logits=True), tokens
+
+    def layers(self, images: Tensor, indices: Sequence[int]) -> list[Layer]:
+        """Returns timm's ``forward_intermediates``: in its ResNets, the stem is stage 0."""
+        model = self.model
+        if not hasattr(model, "forward_intermediates"):
+            return super().layers(images, indices)
+        chosen = resolve(indices, len(model.feature_info))
+        unique = sorted(set(chosen))
+        options: dict[str, Any] = {"norm": True, "stop_early": True, "intermediates_only": True}
+        if "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters:
+            options["return_prefix_tokens"] = True
+        found: dict[int, Layer] = {}
+        outputs = model.forward_intermediates(images, indices=unique, **options)
+        for i, output in zip(unique, outputs, strict=True):
+            patches, prefix = output if isinstance(output, tuple) else (output, None)
+            classed = prefix is not None and getattr(model, "cls_token", None) is not None
+            found[i] = Layer(prefix[:, 0], patches) if classed else layer_of_map(patches)
+        return [found[i] for i in chosen]
 
     def _patches(self, images: Tensor, keep: Tensor | None, mask: Tensor | None) -> Tensor:
         """``VisionTransformer.forward_features``, and what it lacks: kept and masked patches."""

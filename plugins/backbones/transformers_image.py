@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from webssl_toolbox.towers import Layer
+
 from ._foreign import ImageAdapter, to_tokens
+from ._layers import grid_of, last_norm, layer_of_map, layer_of_tokens, resolve
 from ._transformers import build, read_config
 
 
@@ -68,10 +72,7 @@ class TransformersImage(ImageAdapter):
         options = self.options if mask is None else self.options | {"bool_masked_pos": mask}
         out = self.model(pixel_values=images, **options)
         features, pooled = out.last_hidden_state, out.get("pooler_output")
-        prefix = 0  # class token and registers: what a sequence has beside its patches
-        if features.dim() == 3 and isinstance(self.stride, int):
-            patches = (images.shape[2] // self.stride) * (images.shape[3] // self.stride)
-            prefix = max(0, features.shape[1] - patches)
+        prefix = self._prefix(features, images)
         tokens = to_tokens(features, prefix)
         if self.pool == "cls" and not prefix:
             raise ValueError("it has no class token; set pool='mean' or pool='model'")
@@ -80,3 +81,25 @@ class TransformersImage(ImageAdapter):
         elif self.pool == "cls" or pooled is None:
             pooled = features[:, 0] if prefix else tokens.mean(1)
         return pooled.flatten(1), tokens
+
+    def layers(self, images: Tensor, indices: Sequence[int]) -> list[Layer]:
+        with last_norm(self.model) as finish:
+            out = self.model(pixel_values=images, output_hidden_states=True, **self.options)
+            # The first enters the first block; some models give the last without its norm.
+            states = finish([*out.hidden_states[1:-1], out.last_hidden_state])
+        found = []
+        for i in resolve(indices, len(states)):
+            if states[i].dim() == 4:
+                found.append(layer_of_map(states[i]))
+                continue
+            prefix = self._prefix(states[i], images)
+            grid = grid_of(states[i].shape[1] - prefix, images)
+            found.append(layer_of_tokens(states[i], prefix, prefix > 0, grid))
+        return found
+
+    def _prefix(self, features: Tensor, images: Tensor) -> int:
+        """Counts class token and registers: what a sequence has beside its patches."""
+        if features.dim() != 3 or not isinstance(self.stride, int):
+            return 0
+        patches = (images.shape[2] // self.stride) * (images.shape[3] // self.stride)
+        return max(0, features.shape[1] - patches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isqrt
 from typing import Any
 
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from webssl_toolbox.objective import Need
-from webssl_toolbox.towers import Encoding, Part, Segment, Tower
+from webssl_toolbox.towers import Encoding, Layer, Part, Segment, Tower
 
 from ._common import (
     Block,
     Group,
+    Layout,
     init_linears,
     join,
     join_masks,
@@ -26,6 +28,7 @@ from ._common import (
     sincos_positions,
     unpack,
 )
+from ._layers import layer_of_tokens, resolve
 from ._patches import ARCHS, PatchEmbed
 
 
@@ -197,10 +200,7 @@ class ViT(Tower):
         if self.norm_pre is not None:
             x = self.norm_pre(x)
         for block in self.blocks:
-            if self.checkpoint:
-                x = checkpoint(block, x, layout, use_reentrant=False)
-            else:
-                x = block(x, layout)
+            x = self._run(block, x, layout)
         x = self.norm(x)
 
         encodings: dict[int, Encoding] = {}
@@ -211,6 +211,22 @@ class ViT(Tower):
             pairs = zip(torch.split(pooled, rows), torch.split(tokens, rows), strict=True)
             encodings |= {i: Encoding(*pair) for i, pair in zip(group, pairs, strict=True)}
         return [encodings[i] for i in range(len(segments))]
+
+    def layers(self, images: Tensor, indices: Sequence[int]) -> list[Layer]:
+        chosen = resolve(indices, len(self.blocks))
+        grid = self.patch_embed.grid(*images.shape[-2:])
+        x = self._embed([Part("images", images)])
+        layout = (Group(*x.shape[:2]),)
+        x = pack([x])
+        if self.norm_pre is not None:
+            x = self.norm_pre(x)
+        found: dict[int, Layer] = {}
+        for i, block in enumerate(self.blocks[: max(chosen) + 1]):
+            x = self._run(block, x, layout)
+            if i in chosen:
+                (tokens,) = unpack(self.norm(x), layout)
+                found[i] = layer_of_tokens(tokens, self.prefix, self.cls_token is not None, grid)
+        return [found[i] for i in chosen]
 
     def class_attention(self, images: Tensor) -> Tensor | None:
         if self.cls_token is None:
@@ -225,6 +241,11 @@ class ViT(Tower):
         last: Any = self.blocks[-1]
         (x,) = unpack(last.norm1(x), layout)
         return last.attn.of_first(x)[:, :, self.prefix :]
+
+    def _run(self, block: nn.Module, x: Tensor, layout: Layout) -> Tensor:
+        if self.checkpoint:
+            return checkpoint(block, x, layout, use_reentrant=False)
+        return block(x, layout)
 
     def _embed(self, parts: list[Part]) -> Tensor:
         """Returns the tokens ``[B, prefix + patches, width]`` of views that share a shape."""

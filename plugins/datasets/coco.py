@@ -92,11 +92,15 @@ class CocoCaptions:
     def __len__(self) -> int:
         return len(self._index[0])
 
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """Returns the captions of an image without reading it."""
+        _, captions, starts = self._index
+        return tuple(captions[i] for i in range(starts[index], starts[index + 1]))
+
     def load(self, index: int, rng: np.random.Generator) -> Sample:
         """Reads one image with its captions; ``rng`` is not used: a view chooses the caption."""
-        paths, captions, starts = self._index
-        texts = tuple(captions[i] for i in range(starts[index], starts[index + 1]))
-        return Sample(read_image(below(self.root, paths[index])), texts, key=paths[index])
+        path = self._index[0][index]
+        return Sample(read_image(below(self.root, path)), self.captions_of(index), key=path)
 
 
 def _text(value: Any) -> str:

@@ -27,6 +27,7 @@ class ImageFolder:
             and leaves out images without; ``'folders'`` takes the name of the top-level sub-folder,
             underscores as spaces; ``None`` reads no captions.
         limit: take at most so many images, evenly spaced: to look at a large folder.
+        classes: with ``labels='folders'``, the sub-folders to read, in label order; None for all.
 
     Raises:
         ValueError: an unknown ``labels`` or ``captions``, or a ``limit`` below one; at first use,
@@ -43,6 +44,7 @@ class ImageFolder:
         labels: str | None = None,
         captions: str | None = None,
         limit: int | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         if labels not in (None, "folders"):
             raise ValueError(f"ImageFolder: labels={labels!r}; use 'folders' or None")
@@ -50,8 +52,11 @@ class ImageFolder:
             raise ValueError(f"ImageFolder: captions={captions!r}; use 'files', 'folders' or None")
         if limit is not None and limit < 1:
             raise ValueError(f"ImageFolder: limit must be at least 1, but it is {limit}")
+        if classes is not None and labels is None:
+            raise ValueError("ImageFolder: classes names folders; give labels='folders' with it")
         self.root = root
         self.labels = labels
+        self.only = classes
         self.captions = captions
         self.limit = limit
 
@@ -61,6 +66,8 @@ class ImageFolder:
         if self.labels is None:
             return ()
         self._check_root()
+        if self.only is not None:
+            return tuple(self.only)
         with os.scandir(self.root) as entries:
             return tuple(sorted(e.name for e in entries if e.is_dir() and e.name[0] != "."))
 
@@ -80,6 +87,8 @@ class ImageFolder:
     def _walk(self) -> Iterator[str]:
         for folder, subfolders, files in os.walk(self.root, followlinks=True):
             subfolders[:] = sorted(name for name in subfolders if name[0] != ".")
+            if self.only is not None and folder == self.root:
+                subfolders[:] = [name for name in subfolders if name in self._label_of]
             prefix = os.path.relpath(folder, self.root).replace(os.sep, "/") + "/"
             names = set(files)
             for name in sorted(names):

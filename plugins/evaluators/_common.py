@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from webssl_toolbox.data.sample import MissingData
 from webssl_toolbox.encoder import EncodedSplit, MissingPart
 from webssl_toolbox.registry import DATASETS
+
+logger = logging.getLogger("webssl_toolbox")
 
 Config = Mapping[str, Any]
 
@@ -31,6 +35,12 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name}={value}: give a number above 0")
+
+
+def missing(error: MissingData, names: Iterable[str]) -> dict[str, float | None]:
+    """Says what to put where, and returns None for each metric that would come of it."""
+    logger.warning("%s", error)
+    return dict.fromkeys(names)
 
 
 def joint(split: EncodedSplit) -> Tensor:
@@ -88,7 +98,7 @@ def knn_classify(
     queries: Tensor,
     bank: Tensor,
     labels: Tensor,
-    k: int,
+    ks: Sequence[int],
     temperature: float = 0.07,
     chunk: int = 1024,
 ) -> Tensor:
@@ -98,21 +108,23 @@ def knn_classify(
         queries: unit vectors ``[M, D]``.
         bank: unit vectors ``[N, D]``.
         labels: int64 ``[N]``, of the bank.
-        k: neighbours that vote; all N where there are fewer.
+        ks: numbers of neighbours that vote, found in one search; all N where there are fewer.
         temperature: of the votes.
         chunk: queries compared at a time.
 
     Returns:
-        int64 ``[M]``, the class with the most votes.
+        int64 ``[len(ks), M]``, the class with the most votes.
     """
     found = []
     for part in torch.split(queries, chunk):
-        similarity, rows = nearest(part, bank, k, chunk)
+        similarity, rows = nearest(part, bank, max(ks), chunk)
         # The softmax is exp(s / t) over a constant: the same winner, and no overflow at small t.
         weights = (similarity / temperature).softmax(dim=1)
-        votes = weights.new_zeros(len(part), int(labels.max()) + 1)
-        found.append(votes.scatter_add_(1, labels[rows], weights).argmax(dim=1))
-    return torch.cat(found)
+        votes = weights.new_zeros(len(ks), len(part), int(labels.max()) + 1)
+        for each, k in zip(votes, ks, strict=True):
+            each.scatter_add_(1, labels[rows[:, :k]], weights[:, :k])
+        found.append(votes.argmax(dim=2))
+    return torch.cat(found, dim=1)
 
 
 def percent(hits: Tensor) -> float:

@@ -67,7 +67,7 @@ class PixelNeighbour:
         metrics: dict[str, float] = {}
         for name, cfg in self.splits.items():
             queries, ids = self._read(cfg, f"splits[{name!r}]", vocabulary)
-            found = knn_classify(queries, bank, bank_ids, self.k, self.temperature)
+            found = knn_classify(queries, bank, bank_ids, [self.k], self.temperature)[0]
             metrics[f"{name}/top1"] = percent(found == ids)
             if self.k == 1:
                 _, rows = nearest(queries, bank, 5)

@@ -58,7 +58,7 @@ class KeepBest(Hook):
         """Takes the checkpoint of this step, if it is the best; the one before goes after that."""
         if not metrics:  # on other ranks than the first
             return
-        if self.metric not in metrics:
+        if metrics.get(self.metric) is None:  # nor where its data are missing
             found = nearest(self.metric, metrics)
             raise ValueError(f"KeepBest.metric {self.metric!r} is not among the metrics{found}")
         name = f"step_{runner.iter:08d}"

@@ -20,6 +20,7 @@ class Sample:
         key: names the sample in reports (a path, or ``designer/concept``).
         stratum: number in [0, 1) that spreads evenly over the global batch, in each view another;
             set for views that ask for it, None outside of a batch.
+        label_map: uint16 ``[H, W]``, the class of each pixel; None where there is none.
     """
 
     image: np.ndarray | None
@@ -27,6 +28,7 @@ class Sample:
     label: int = -1
     key: str = ""
     stratum: float | None = None
+    label_map: np.ndarray | None = None
 
 
 class Dataset(Protocol):
@@ -47,6 +49,10 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, index: int, rng: np.random.Generator) -> Sample: ...
+
+
+class MissingData(FileNotFoundError):
+    """A published data set is not there: evaluators give None for it, and tables say so."""
 
 
 class UnreadableSample(ValueError):

@@ -21,9 +21,7 @@ from .. import dist
 from ..data import loader
 from ..data.views import Context, Views
 from ..encoder import Encoder
-from ..evaluation import pictures
 from ..evaluation.runner import Evaluation
-from ..evaluation.table import headlines, to_markdown, to_rich
 from ..objective import Progress
 from ..registry import DATASETS, HOOKS
 from ..seeding import seed_step
@@ -92,6 +90,7 @@ class Runner:
         self.iter = self._prepare_work_dir(resume)
         self.before: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
+        self.pictures: dict[str, Any] = {}
         self.means: dict[str, float] = {}  # of the last log interval
         self._evaluated = self._saved = -1  # at which step
         self.stop = Preemption(self.device)
@@ -194,12 +193,10 @@ class Runner:
         used, cfg = self.encoder if self.evaluation.evaluators else None, self.settings.model
         with self._paused(), strategies.evaluable(used, cfg, self.strategy):
             if dist.rank() == 0 and (encoder := self.encoder) is not None:
-                found = self.stop.abandonable(lambda: self.evaluation.run(encoder))
-                self.metrics, drawn = found or ({}, {})
+                with dist.alone():
+                    found = self.stop.abandonable(lambda: self.evaluation.run(encoder))
+                self.metrics, self.pictures = found or ({}, {})
                 self._write(self.metrics)
-                self._show(drawn)
-                for line in headlines(self.metrics):
-                    self.reporter.say(f"step {self.iter}  {line}")
             dist.barrier()
         self.call_hook("after_val_epoch", metrics=self.metrics)
         self._leave(self.stop.agreed())
@@ -216,15 +213,11 @@ class Runner:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def _finish(self) -> None:
-        """Evaluates, and shows what training brought: on the terminal and in ``results.md``."""
+        """Evaluates, where that was not the last thing, and says where all of it is."""
         if self._evaluated != self.iter:
             self.evaluate()
         digest = ", ".join(f"{name} {value[:16]}" for name, value in self.digest().items())
         if dist.rank() == 0:
-            if self.metrics:
-                table = to_markdown(self.metrics, self.before)
-                (self.work_dir / "results.md").write_text(table, encoding="utf-8")
-                Console(width=100).print(to_rich(self.metrics, self.before))
             logger.info("done: %s (SHA-256 of the state: %s)", self.work_dir, digest)
 
     # -- state ---------------------------------------------------------------------------------
@@ -329,17 +322,12 @@ class Runner:
         speed = self.reporter.report(self.iter, means)
         self._write(means | speed | self.optim_wrapper.rates())
 
-    def _write(self, values: dict[str, float]) -> None:
-        if dist.rank() == 0 and values:
-            self.file.write(self.iter, values)
+    def _write(self, values: Mapping[str, float | None]) -> None:
+        known = {name: value for name, value in values.items() if value is not None}
+        if dist.rank() == 0 and known:
+            self.file.write(self.iter, known)
             for backend in self.backends:
-                backend.add_scalars(values, step=self.iter)
-
-    def _show(self, drawn: pictures.Pictures) -> None:
-        pictures.save(drawn, self.work_dir / "pictures", self.iter)
-        for backend in self.backends:
-            for name, picture in drawn.items():
-                backend.add_image(pictures.dashed(name), picture, step=self.iter)
+                backend.add_scalars(known, step=self.iter)
 
     def _close_reports(self) -> None:
         self.reporter.close()

@@ -193,7 +193,7 @@ SECTIONS = {
     "train_cfg": TrainCfg,
     "evaluation": EvaluationCfg,
 }
-DEFAULT_HOOKS = {"unreadable": {"type": "Unreadable"}}
+DEFAULT_HOOKS = {"unreadable": {"type": "Unreadable"}, "results": {"type": "Results"}}
 LEAST = {
     "train_dataloader.batch_size": 1,
     "train_dataloader.num_workers": 0,
@@ -217,13 +217,8 @@ def settings_from(cfg: Dict) -> Settings:
     Raises:
         ValueError: an unknown or missing key, type or argument; names it and the nearest valid.
     """
-    if not isinstance(cfg, Mapping):
-        raise ValueError(f"a config must be a dict of sections, but it is {cfg!r:.100}")
-    cfg = {key: value for key, value in cfg.items() if not key.startswith("_")}
-    values = _checked(Settings, cfg, "")
-    for name, section in SECTIONS.items():
-        if name in values:
-            values[name] = section(**_checked(section, values[name], name))
+    values = sections_of(cfg)
+    _checked(Settings, values, "")
     settings = Settings(**values)
     settings.hooks = DEFAULT_HOOKS | dict(_entries(settings.hooks, "hooks"))
     if settings.strategy not in (None, *STRATEGIES):
@@ -239,7 +234,19 @@ def settings_from(cfg: Dict) -> Settings:
     return settings
 
 
-def _checked(section: type, cfg: Any, where: str) -> dict[str, Any]:
+def sections_of(cfg: Dict) -> dict[str, Any]:
+    """Checks the keys of a config that need not say all, and returns what it says."""
+    if not isinstance(cfg, Mapping):
+        raise ValueError(f"a config must be a dict of sections, but it is {cfg!r:.100}")
+    said = {key: value for key, value in cfg.items() if not key.startswith("_")}
+    values = _checked(Settings, said, "", whole=False)
+    for name, section in SECTIONS.items():
+        if name in values:
+            values[name] = section(**_checked(section, values[name], name))
+    return values
+
+
+def _checked(section: type, cfg: Any, where: str, whole: bool = True) -> dict[str, Any]:
     if not isinstance(cfg, Mapping):
         raise ValueError(f"{where} must be a dict, but it is {cfg!r:.100}")
     fields = {f.name: f for f in dataclasses.fields(section)}
@@ -249,7 +256,7 @@ def _checked(section: type, cfg: Any, where: str) -> dict[str, Any]:
             raise ValueError(f"unknown config key {prefix}{key}{nearest(key, fields)}")
     for name, f in fields.items():
         required = f.default is f.default_factory is dataclasses.MISSING
-        if required and name not in cfg:
+        if required and whole and name not in cfg:
             raise ValueError(f"the config lacks {prefix}{name}")
         if name in cfg:
             check_value(f"{prefix}{name}", cfg[name], f.type)
@@ -285,6 +292,8 @@ def check_inference(model: Any, test_view: Any) -> None:
 
 def _check_types(settings: Settings) -> None:
     check_inference(settings.model, settings.test_view)
+    if not any(settings.model.get("objectives", {}).values()):
+        raise ValueError("model.objectives names no objective, so there is nothing to train")
     if settings.evaluation.evaluators and not settings.test_view:
         raise ValueError("evaluation.evaluators need a test_view: how images are prepared")
     towers = settings.model.get("towers", {})

@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 YARDSTICK = "_pixels"
-Metrics = Mapping[str, float]
+Metrics = Mapping[str, float | None]
+MISSING = "missing"  # what a metric without data is called
 
 
 def headlines(now: Metrics) -> list[str]:
@@ -20,7 +21,9 @@ def headlines(now: Metrics) -> list[str]:
         split, _, metric = rest.rpartition("/")
         if not evaluator.endswith(YARDSTICK) and (evaluator, split) not in seen:
             seen.add((evaluator, split))
-            lines.setdefault(f"{evaluator} {metric}", []).append(f"{split} {value:.1f}")
+            lines.setdefault(f"{evaluator} {metric}", []).append(
+                f"{split} {_percent(value, MISSING)}"
+            )
     return [f"{name}: {', '.join(values)}" for name, values in lines.items()]
 
 
@@ -75,15 +78,20 @@ def _cells(now: Metrics, before: Metrics) -> tuple[list[str], list[list[list[str
             groups.setdefault(split, []).append((evaluator, metric, values))
     rows = [values for group in groups.values() for _, _, values in group]
     shown = [i for i in range(3) if i == 2 or any(values[i] is not None for values in rows)]
-    titles = ["pixels", "untrained", "trained"]
+    titles = ["pixels", "untrained", "trained" if before else "result"]
     return ["split", "evaluator", "metric (%)", *(titles[i] for i in shown)], [
         [
-            [split if i == 0 else "", evaluator, metric, *(_percent(values[j]) for j in shown)]
+            [
+                split if i == 0 else "",
+                evaluator,
+                metric,
+                *(_percent(values[j], MISSING if j == 2 else "") for j in shown),
+            ]
             for i, (evaluator, metric, values) in enumerate(group)
         ]
         for split, group in groups.items()
     ]
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+def _percent(value: float | None, empty: str) -> str:
+    return empty if value is None else f"{value:.1f}"

@@ -11,16 +11,6 @@ from PIL import Image
 Pictures = Mapping[str, np.ndarray]
 
 
-def is_picture(value: object) -> bool:
-    """Says whether a value is a picture: a uint8 array ``[H, W, 3]`` that is not empty."""
-    return (
-        isinstance(value, np.ndarray)
-        and value.dtype == np.uint8
-        and value.shape[2:] == (3,)
-        and value.size > 0
-    )
-
-
 def save(pictures: Pictures, folder: Path, step: int | None = None) -> None:
     """Writes ``<folder>/<evaluator>/<name>-step_<step>.png``; slashes in a name become dashes.
 
