@@ -299,6 +299,31 @@ def test_two_ranks_equal_one(tmp_path):
         assert together == [pytest.approx(each) for each in alone]
 
 
+@pytest.mark.parametrize("probe", [linear, attentive])
+def test_heads_that_were_stored_go_on_to_the_same_end(probe, monkeypatch):
+    options = dict(view=CROPS, epochs=3)
+    model, stores = encoder(), {}
+    whole = probe(**options).run(model)
+    model.store_of = lambda cfg, count: stores.setdefault(repr(cfg), {})
+    heads = type(probe(**options).setup(model, 3).heads)
+    update, steps = heads.update, []
+
+    def killed(self, features, labels, step, total):
+        if len(steps) == 2 * total // 3 + 1:
+            raise KeyboardInterrupt
+        steps.append(step)
+        update(self, features, labels, step, total)
+
+    monkeypatch.setattr(heads, "update", killed)
+    with pytest.raises(KeyboardInterrupt):
+        probe(**options).run(model)
+    (kept,) = [list(store) for name, store in stores.items() if "heads of" in name]
+    assert kept == [max(steps)], "the end of the second epoch; the first is gone"
+    steps.clear()
+    assert probe(**options).run(model) == whole
+    assert steps[0] == kept[0] and len(steps) == kept[0] // 2, "the last epoch alone"
+
+
 def test_what_was_read_before_a_kill_is_not_read_again(monkeypatch):
     model, stores, seen = encoder(), {}, []
     model.store_of = lambda cfg, count: stores.setdefault(repr(cfg), {})

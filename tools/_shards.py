@@ -46,7 +46,7 @@ class Shards(MutableMapping[int, Piece]):
         self.save(piece, hidden)
         publish(hidden, file)
         done = first + len(piece.notes)
-        logger.info("%s: %s of %s rows encoded", self.name, f"{done:,}", f"{self.count:,}")
+        logger.info("%s: %s of %s", self.name, f"{done:,}", f"{self.count:,}")
 
     def __delitem__(self, first: int) -> None:
         self.file(first).unlink()

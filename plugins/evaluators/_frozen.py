@@ -102,6 +102,7 @@ def viewed_batches(
     names: dict[str, int],
     batch_size: int,
     workers: int,
+    start: int = 0,
 ) -> Batches:
     """Yields this rank's part of batches of augmented images, as ``read`` returns them.
 
@@ -109,7 +110,9 @@ def viewed_batches(
     """
     towers = {model.image: model.tower(model.image)}
     views = Views({"probe": view}, ["probe"], Context(towers, dataset))
-    drawn = batches(dataset, views, batch_size, SEED, 0, dist.rank(), dist.world_size(), workers)
+    drawn = batches(
+        dataset, views, batch_size, SEED, start, dist.rank(), dist.world_size(), workers
+    )
     with closing(drawn):
         for batch in drawn:
             labels = class_ids(batch["label"], dataset.classes, names)

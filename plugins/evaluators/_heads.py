@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +93,17 @@ class LinearHeads:
             features = self.norm.eval()(features)
         pairs = zip(self._inputs(features), self.weights, strict=True)
         return torch.cat([_logits(x, weight).argmax(2) for x, weight in pairs], dim=1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns what a step changes."""
+        named = {f"weight.{i}": each for i, each in enumerate(self.weights)}
+        named |= {f"speed.{i}": each for i, each in enumerate(self.speeds)}
+        return named | (self.norm.state_dict(prefix="norm.") if self.norm is not None else {})
+
+    def load(self, stored: Mapping[str, Tensor]) -> None:
+        """Goes on from a state."""
+        for name, tensor in self.state().items():
+            tensor.copy_(stored[name])
 
     def _inputs(self, features: Tensor) -> list[Tensor]:
         """Returns ``[B, D + 1]`` of each input; its last column, for the bias, is 1."""

@@ -113,6 +113,7 @@ class Standardise:
         scale = torch.where(constant, 0, 1 / deviation.where(~constant, 1))
         scaled = (features.double() - self.mean) * scale
         self.turn = scale[:, None] * torch.linalg.eigh(scaled.T @ scaled).eigenvectors
+        dist.broadcast([self.mean, self.turn])  # an eigenvector has two signs
 
     def __call__(self, features: Tensor) -> Tensor:
         """Returns float64 ``[M, D]``."""

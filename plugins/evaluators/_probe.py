@@ -13,6 +13,7 @@ from torch import Tensor
 from webssl_toolbox import dist
 from webssl_toolbox.data.sample import Dataset, Sample
 from webssl_toolbox.encoder import Encoder, MissingPart
+from webssl_toolbox.evaluation.pieces import Piece, Store
 from webssl_toolbox.registry import DATASETS, VIEWS
 from webssl_toolbox.towers import Layer, Tower
 
@@ -31,6 +32,12 @@ class Heads(Protocol):
 
     def guess(self, features: Tensor) -> Tensor:
         """Returns the class that each head chooses, int64 ``[B, heads]``."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns what a step changes."""
+
+    def load(self, stored: Mapping[str, Tensor]) -> None:
+        """Goes on from a state that a step has left."""
 
 
 class Setup(NamedTuple):
@@ -130,6 +137,7 @@ class TrainedProbe:
         return Part(dataset, rows.tolist()), Part(dataset, others.tolist())
 
     def _train(self, model: Encoder, dataset: Dataset, setup: Setup, names: dict[str, int]) -> None:
+        start, kept = 0, None
         if self.view is None:
             share = None if isinstance(self.validation, Mapping) else self.validation
             stored = {**self.train, "read": setup.key, "without": share}
@@ -138,12 +146,24 @@ class TrainedProbe:
             drawn = stored_batches(rows, self.batch_size, model.device)
         else:
             total = self._steps(len(dataset))
+            if model.store_of:
+                kept = model.store_of(self._described(), total)
+                start = _resume(setup.heads, kept)
             drawn = viewed_batches(
-                model, dataset, self.view, setup.read, names, self.batch_size, self.workers
+                *(model, dataset, self.view, setup.read, names),
+                *(self.batch_size, self.workers, start),
             )
         with closing(drawn):
-            for step in range(total):
+            for step in range(start, total):
                 setup.heads.update(*_drawn_by_all(drawn), step, total)
+                if kept is not None and (step + 1) % (total // self.epochs) == 0:
+                    _keep(setup.heads, kept, step + 1)
+
+    def _described(self) -> dict[str, Any]:
+        """Returns what decides on the heads beside the model."""
+        unread = ("splits", "workers")
+        arguments = {key: value for key, value in vars(self).items() if key not in unread}
+        return {"type": f"heads of {type(self).__name__}", **arguments}
 
     def _steps(self, samples: int) -> int:
         if samples < self.batch_size or self.batch_size % dist.world_size():
@@ -152,6 +172,23 @@ class TrainedProbe:
                 " no such batch; change batch_size"
             )
         return self.epochs * (samples // self.batch_size)
+
+
+def _resume(heads: Heads, store: Store) -> int:
+    """Goes on with the heads that were stored last; returns after how many steps that was."""
+    (steps, *_) = dist.meet("the heads of a probe", sorted(store))
+    if not steps:
+        return 0
+    heads.load(store[steps[-1]].tensors)
+    return int(steps[-1])
+
+
+def _keep(heads: Heads, store: Store, step: int) -> None:
+    """Stores the heads after a step, in place of earlier ones."""
+    if dist.rank() == 0:
+        store[step] = Piece({name: x.cpu().clone() for name, x in heads.state().items()}, [])
+        for earlier in [first for first in store if first < step]:
+            del store[earlier]
 
 
 def _drawn_by_all(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -128,6 +128,29 @@ class AttentiveHeads:
     def guess(self, features: Tensor) -> Tensor:
         """Returns the class that each head chooses, int64 ``[B, heads]``."""
         return torch.stack([module(features).argmax(1) for module in self.modules], dim=1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns what a step changes."""
+        found: dict[str, Tensor] = {}
+        for name, parameter in self._named():
+            moments = self.optimizer.state[parameter].items()
+            found |= {name: parameter.detach()} | {f"{name}/{key}": x for key, x in moments}
+        return found
+
+    def load(self, stored: Mapping[str, Tensor]) -> None:
+        """Goes on from a state that a step has left."""
+        for name, parameter in self._named():
+            parameter.data.copy_(stored[name])
+            moments = {key: stored[f"{name}/{key}"] for key in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {
+                "step": stored[f"{name}/step"],  # which torch keeps on the host
+                **{key: x.to(parameter.device) for key, x in moments.items()},
+            }
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for i, module in enumerate(self.modules):
+            for name, parameter in module.named_parameters():
+                yield f"{i}.{name}", parameter
 
 
 class AttentiveHead(nn.Module):
