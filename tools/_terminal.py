@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -29,6 +30,13 @@ def log(level: int = logging.INFO, form: str = "%(message)s", times: str | None 
     handler.setFormatter(_Formatter(form, times))
     logging.basicConfig(level=level, handlers=[handler])
     warnings.formatwarning = _plain_warning
+
+
+def log_of_first_rank() -> None:
+    """As ``log``; of other ranks than the first, which would repeat it, errors alone."""
+    log()
+    if int(os.environ.get("RANK", "0")) > 0:
+        logging.getLogger("webssl_toolbox").setLevel(logging.ERROR)
 
 
 class _Formatter(logging.Formatter):

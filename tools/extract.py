@@ -12,7 +12,6 @@ import csv
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from _models import open_model
 from _shards import Shards, publish, write
-from _terminal import fail, log
+from _terminal import fail, log_of_first_rank
 from torch import Tensor
 
 from webssl_toolbox import dist
@@ -177,8 +176,8 @@ class Embedder:
             raise ValueError("--layer is for towers of images")
         ids = [Tokens(self.tower.tokenizer.encode(sample.captions[0]), 0) for sample in samples]
         batch = Tokens.collate("text", ids)
-        device = next(self.tower.parameters()).device
-        encoding = encode_batch(self.tower, batch["text"].to(device), batch["text.length"])
+        rows = batch["text"].to(self.model.device)
+        encoding = encode_batch(self.tower, rows, batch["text.length"])
         return self._embedded(encoding.pooled)
 
     def _embedded(self, pooled: Tensor) -> dict[str, Tensor]:
@@ -254,9 +253,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    log()
-    if int(os.environ.get("RANK", "0")) > 0:
-        logger.setLevel(logging.ERROR)
+    log_of_first_rank()
     try:
         extract(args)
     except (ValueError, OSError) as error:

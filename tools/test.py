@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +18,7 @@ import _shards
 from _arguments import add_cfg_options
 from _models import open_model
 from _results import recipe
-from _terminal import fail, log
+from _terminal import fail, log_of_first_rank
 
 from webssl_plugins.hooks._pictures import save
 from webssl_plugins.hooks._table import to_markdown, to_rich
@@ -111,9 +109,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    log()
-    if int(os.environ.get("RANK", "0")) > 0:
-        logging.getLogger("webssl_toolbox").setLevel(logging.ERROR)
+    log_of_first_rank()
     try:
         evaluate(args)
     except (ValueError, OSError) as error:

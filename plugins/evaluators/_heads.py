@@ -14,6 +14,7 @@ from webssl_toolbox.schedules import cosine
 
 from ._labelled import SEED
 
+MOMENTUM = 0.9
 TRUST = 1e-3  # of LARS
 
 
@@ -28,7 +29,6 @@ class LinearHeads:
         classes: C.
         rates: learning rates.
         device: where to train.
-        momentum: of the gradients.
         warmup: share of all steps in which the rate grows.
         batch_norm: normalise features by the batch, without a learned scale (MAE, arXiv 2111.06377,
             A.1).
@@ -41,12 +41,11 @@ class LinearHeads:
         classes: int,
         rates: Sequence[float],
         device: torch.device,
-        momentum: float = 0.9,
         warmup: float = 0.0,
         batch_norm: bool = False,
         lars: bool = False,
     ) -> None:
-        self.columns, self.classes, self.momentum, self.lars = columns, classes, momentum, lars
+        self.columns, self.classes, self.lars = columns, classes, lars
         self.rates = torch.tensor(rates, device=device)
         self.warmup = warmup
         self.norm = None
@@ -84,7 +83,7 @@ class LinearHeads:
             gradient = dist.all_sum((x.T @ error.flatten(1)).view_as(weight))
             if self.lars:
                 gradient[:-1] *= _trust(weight[:-1], gradient[:-1])
-            weight.sub_(rates * speed.mul_(self.momentum).add_(gradient))
+            weight.sub_(rates * speed.mul_(MOMENTUM).add_(gradient))
 
     @torch.no_grad()
     def guess(self, features: Tensor) -> Tensor:

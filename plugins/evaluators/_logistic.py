@@ -14,6 +14,7 @@ from ._labelled import Labelled
 from ._readout import ReadOut
 
 CHUNK = 16384  # rows whose probabilities are in memory at a time
+MOST_STEPS = 1000  # of L-BFGS
 
 
 class Fit(NamedTuple):
@@ -35,7 +36,6 @@ def fit_logistic(
     inverse_penalty: float,
     start: ReadOut | None = None,
     tolerance: float = 1e-7,
-    max_iter: int = 1000,
 ) -> Fit:
     """Minimises the cross-entropy and an L2 penalty on the weights, by L-BFGS on all rows.
 
@@ -51,7 +51,6 @@ def fit_logistic(
         inverse_penalty: C of the formula.
         start: where the search begins; zeros if None.
         tolerance: of the largest entry of the gradient, for the mean over rows.
-        max_iter: steps at most.
     """
     count, rank, ranks = len(features), dist.rank(), dist.world_size()
     rows = torch.split(features[rank::ranks], CHUNK)
@@ -83,8 +82,8 @@ def fit_logistic(
 
     torch.optim.LBFGS(
         [scaled],
-        max_iter=max_iter,
-        max_eval=2 * max_iter,
+        max_iter=MOST_STEPS,
+        max_eval=2 * MOST_STEPS,
         tolerance_grad=tolerance,
         tolerance_change=1e-15,
         history_size=20,
