@@ -9,6 +9,7 @@ import torch
 from webssl_plugins.evaluators import dense_probe
 from webssl_plugins.evaluators._maps import grid_side
 from webssl_plugins.evaluators._readout import fit, mean_iou
+from webssl_plugins.evaluators._scale import to_pixels
 from webssl_plugins.evaluators._scenes import cell_labels, compose_scenes
 from webssl_plugins.evaluators.dense_probe import DenseProbe
 from webssl_plugins.evaluators.rank_me import RankMe, effective_rank
@@ -164,7 +165,7 @@ def test_a_tower_sees_the_whole_scene_in_the_scale_of_the_view(monkeypatch):
     images = np.random.default_rng(0).integers(256, size=(2, SIZE, SIZE, 3)).astype(np.uint8)
     model = encoder()
     seen = dense_probe._tokens(model, images)
-    assert (model.pixels(seen) == images).all(), "not what the view would crop"
+    assert (to_pixels(model, seen) == images).all(), "not what the view would crop"
 
 
 def test_classes_are_read_out_and_compared_by_name():

@@ -1,8 +1,11 @@
 """Any number of ranks, whole or sharded, and any number of chunks: one run at one global batch."""
 
 import copy
-import os
+import hashlib
+import sys
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from tests import cases
 from tests.test_runner import finish, launch, rows
 from tools import plan
 from webssl_toolbox import Progress, dist, testing
+from webssl_toolbox.compat import wait_for_gloo
 from webssl_toolbox.engine import checkpoint, settings, strategies
 from webssl_toolbox.engine.optim import OptimWrapper
 
@@ -82,7 +86,6 @@ def one_rank(rank, ranks, jobs, folder):
         if rank == 0:
             save_file(outcome, folder / f"{name}.{strategy}.{ranks}")
     dist.shutdown()
-    os._exit(0)  # without Python's end, in which a thread of torch's may abort the process
 
 
 def compare(alone, together, where):
@@ -169,6 +172,23 @@ def test_torchrun_shards_resumes_exactly_and_equals_replicas(tmp_path):
     compare(one, two, "two sharded ranks")
     first, second = ([row["mlm.loss"] for row in rows(tmp_path / name)] for name in ("1", "2"))
     assert len(first) == 6 and first == pytest.approx(second, abs=2e-6)  # as they are written
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_the_end_waits_for_threads_of_gloo_that_still_work():
+    done = []
+
+    def work():
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text("pt_gloo_runloop")
+        named.set()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)  # without Python's lock
+        done.append(True)
+
+    named = threading.Event()
+    threading.Thread(target=work).start()
+    named.wait()
+    wait_for_gloo()
+    assert done
 
 
 # -- chunks --------------------------------------------------------------------------------------

@@ -156,7 +156,6 @@ def one_rank(rank, ranks, folder):
     if ranks == 2:
         (own / "failures.json").write_text(json.dumps(failures()))
     dist.shutdown()
-    os._exit(0)  # without Python's end, in which a thread of torch's may abort the process
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import importlib
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +33,23 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: 32 MiB, the most that it takes
         mallopt(-1, 1 << 26)  # M_TRIM_THRESHOLD
+
+
+def wait_for_gloo() -> None:
+    """Lets gloo's threads free the tensors of the last collectives, on Linux.
+
+    Sharded modules keep the group, and so its threads, after its end; one that needs Python's lock
+    to free a tensor while Python ends aborts the process (pytorch/pytorch#190489). A thread that
+    waits for the lock becomes runnable in the sleep, and so is seen, however late it runs.
+    """
+    idle = 0
+    while idle < 2:
+        time.sleep(0.001)
+        idle += 1
+        for stat in Path("/proc/self/task").glob("*/stat"):
+            with suppress(OSError):  # a thread that ended
+                if stat.read_text().partition("(")[2].startswith("pt_gloo_runloop) R"):
+                    idle = 0
 
 
 def data_parallel(model: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ import torch.distributed as torch_dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compat import all_gather_rows
+from .compat import all_gather_rows, wait_for_gloo
 
 _alone = False
 
@@ -75,6 +75,7 @@ def shutdown() -> None:
     """Leaves the process group, if there is one."""
     if is_initialized():
         torch_dist.destroy_process_group()
+        wait_for_gloo()
 
 
 def barrier() -> None:

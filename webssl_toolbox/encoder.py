@@ -175,25 +175,8 @@ class Encoder:
 
     def prepare(self, samples: Iterable[Sample]) -> Tensor:
         """Returns the images of samples as the image tower reads them, ``[N, 3, S, S]``."""
-        return self._finish([self.view.draw(s, sample_rng(0, 0, i)) for i, s in enumerate(samples)])
-
-    def pixels(self, prepared: Tensor) -> np.ndarray:
-        """Undoes the normalisation of ``test_view``.
-
-        Args:
-            prepared: ``[N, 3, S, S]``, as ``prepare`` returns them or a decoder paints them.
-
-        Returns:
-            uint8 ``[N, S, S, 3]``; values outside of what a picture can show are clipped.
-        """
-        black, white = self.extremes()
-        images = (prepared - black) / (white - black) * 255
-        return images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-
-    def extremes(self) -> Tensor:
-        """Returns what ``test_view`` makes of black and of white, ``[2, 3, 1, 1]``."""
-        samples = (Sample(np.full((8, 8, 3), level, np.uint8)) for level in (0, 255))
-        return self.prepare(samples)[..., :1, :1]
+        drawn = [self.view.draw(s, sample_rng(0, 0, i)) for i, s in enumerate(samples)]
+        return self.view.finish(to_device(collate(drawn), self.device))
 
     def tower(self, name: str) -> Tower:
         """Returns a tower; raises MissingPart where there is none."""
@@ -260,9 +243,6 @@ class Encoder:
 
     def _pooled(self, samples: Sequence[Sample]) -> Tensor:
         return self._run(self.tower(self.image), self.prepare(samples)).pooled.float().cpu()
-
-    def _finish(self, drawn: list[dict[str, Any]]) -> Tensor:
-        return self.view.finish(to_device(collate(drawn), self.device))
 
     def _run(self, tower: Tower, data: Tensor, length: Tensor | None = None) -> Encoding:
         with self.evaluating():

@@ -10,6 +10,7 @@ from webssl_toolbox.registry import DATASETS
 from ._common import Config, check_positive
 from ._grid import Cell, draw_grid
 from ._maps import enlarge, grid_side, heat, prepare
+from ._scale import to_pixels
 
 
 class AttentionMaps:
@@ -50,6 +51,6 @@ class AttentionMaps:
         shown = attention[:, : self.heads]
         heads = ["image", "mean", *(f"head {i + 1}" for i in range(shown.shape[1]))]
         maps = [attention.mean(1), *shown.unbind(1)]
-        columns = [model.pixels(images), *(enlarge(heat(each), size) for each in maps)]
+        columns = [to_pixels(model, images), *(enlarge(heat(each), size) for each in maps)]
         rows = zip(*columns, strict=True)
         return {"grid": draw_grid(heads, [[Cell(image) for image in row] for row in rows])}

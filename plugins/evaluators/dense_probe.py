@@ -17,6 +17,7 @@ from ._common import Config, check_positive, check_splits, class_ids, percent
 from ._grid import WHITE, Cell, draw_grid, spread
 from ._maps import enlarge, grid_side, palette, with_legend
 from ._readout import fit, mean_iou
+from ._scale import from_pixels
 from ._scenes import Scenes, cell_labels, compose_scenes
 
 BATCH = 50  # scenes encoded at a time
@@ -112,11 +113,9 @@ class DenseProbe:
 
 
 def _tokens(model: Encoder, images: np.ndarray) -> Tensor:
-    """Encodes uint8 ``[B, S, S, 3]`` as they are: a view might crop, and labels would not fit."""
-    black, white = model.extremes()
-    pixels = torch.from_numpy(images).to(black.device).permute(0, 3, 1, 2) / 255
+    prepared = from_pixels(model, images)
     with model.evaluating():
-        encoding = encode_batch(model.tower(model.image), black + pixels * (white - black))
+        encoding = encode_batch(model.tower(model.image), prepared)
     return encoding.tokens.float().cpu()
 
 

@@ -13,6 +13,7 @@ from webssl_toolbox.towers import encode_batch
 from ._common import Config, check_positive
 from ._grid import PAPER, Cell, draw_grid
 from ._maps import enlarge, grid_side, prepare
+from ._scale import to_pixels
 
 PAIRS = 4  # images of a row, each with its colours
 
@@ -51,7 +52,7 @@ class PatchPCA:
         grid_side(tokens.shape[1], size)
         scores = principal(tokens.flatten(0, 1), 3).unflatten(0, tokens.shape[:2])
         painted = enlarge(rgb(scores), size)
-        pairs = zip(model.pixels(images), painted, strict=True)
+        pairs = zip(to_pixels(model, images), painted, strict=True)
         cells = [Cell(image) for pair in pairs for image in pair]
         width = min(2 * PAIRS, len(cells))
         cells += [Cell(np.full((1, 1, 3), PAPER, np.uint8))] * (-len(cells) % width)

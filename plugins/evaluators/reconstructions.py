@@ -16,6 +16,7 @@ from webssl_toolbox.registry import DATASETS
 
 from ._common import Config, check_positive
 from ._grid import Cell, draw_grid, shown
+from ._scale import to_pixels
 
 GRAY = 190
 
@@ -71,8 +72,8 @@ class Reconstructions:
             for text, _, _ in texts:
                 inputs |= no_text(text, model.tower(need.tower).tokenizer, len(images))
             painted = objective.reconstruct(model.features(objective, inputs))
-        original = model.pixels(images)
-        cells = zip(original, hide(original, kept, patches), model.pixels(painted), strict=True)
+        original = to_pixels(model, images)
+        cells = zip(original, hide(original, kept, patches), to_pixels(model, painted), strict=True)
         return {
             "grid": draw_grid(
                 ["original", "what is encoded", "reconstruction"],
