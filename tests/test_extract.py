@@ -110,6 +110,48 @@ def test_what_was_interrupted_goes_on(place, monkeypatch):
         run(monkeypatch, "--images", "photos", model="other.py")
 
 
+def test_other_images_of_the_same_names_or_number_are_refused(place, monkeypatch):
+    run(monkeypatch, "--images", "photos")
+    image = Path("photos/a/0.png")
+    pixels = image.read_bytes()
+    for change, undo in (
+        (lambda: image.rename("photos/a/9.png"), lambda: Path("photos/a/9.png").rename(image)),
+        (lambda: image.write_bytes(b""), lambda: image.write_bytes(pixels)),
+    ):
+        change()
+        with pytest.raises(ValueError, match="of other images"):
+            run(monkeypatch, "--images", "photos")
+        undo()
+        run(monkeypatch, "--images", "photos")
+    Path("list.txt").write_text("photos/a/0.png\n")
+    run(monkeypatch, "--images", "list.txt", "--out", "listed")
+    image.write_bytes(b"")
+    with pytest.raises(ValueError, match="of other images"):
+        run(monkeypatch, "--images", "list.txt", "--out", "listed")
+
+
+def test_ranks_that_find_other_images_all_fail(place, monkeypatch):
+    monkeypatch.setattr(extract.dist, "meet", lambda where, own: [own, [None, "other images"]])
+    with pytest.raises(ValueError, match="out: ranks find different images or models"):
+        run(monkeypatch, "--images", "photos")
+    assert not Path("out").exists()
+
+
+def test_what_could_be_read_later_is_tried_again_once_its_piece_is_deleted(
+    place, monkeypatch, caplog
+):
+    image = Path("photos/a/0.png")
+    pixels = image.read_bytes()
+    image.write_bytes(bytes(len(pixels)))
+    run(monkeypatch, "--images", "photos")
+    assert "a/0.png: not an image" in caplog.text
+    assert "deleting rows_000000000.safetensors tries again" in caplog.text
+    image.write_bytes(pixels)
+    Path("out/rows_000000000.safetensors").unlink()
+    run(monkeypatch, "--images", "photos")
+    assert list(rows()) == NAMES
+
+
 def test_lists_and_datasets(place, monkeypatch):
     Path("photos/list.txt").write_text("b/1.png\n\na/0.png\n")
     run(monkeypatch, "--images", "photos/list.txt")
@@ -118,7 +160,8 @@ def test_lists_and_datasets(place, monkeypatch):
     cfg = dict(type="ImageFolder", root="photos", limit=3)
     for file in Path("out").iterdir():
         file.unlink()
-    run(monkeypatch, "--images", repr(cfg))
+    longer_than_names_are = " " * 300
+    run(monkeypatch, "--images", f"{{{longer_than_names_are}{repr(cfg)[1:]}")
     assert torch.equal(rows()["a/0.png"]["features"], listed["a/0.png"]["features"])
 
 

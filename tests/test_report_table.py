@@ -103,6 +103,19 @@ def test_results_of_one_model_from_several_commands_are_joined(place):
     assert list(report_table.group(["first=knn_x", "second=other"])) == ["first", "second"]
 
 
+def test_what_a_run_measured_itself_is_joined_with_what_was_measured_of_it(place):
+    """Training writes six digits, and what was missing once may be there later."""
+    precise = 100 * 37 / 79
+    cfg = json.loads(
+        Path(train("lr=0.1", **{TOP1: float(f"{precise:.6g}")}), "config.json").read_text()
+    )
+    later = evaluated("later", recipe(cfg, 2), **{TOP1: precise, MIOU: None})
+    last = evaluated("last", recipe(cfg, 2), **{TOP1: precise, MIOU: 2.0})
+    for order in (["lr=0.1", later, last], [last, later, "lr=0.1"]):
+        assert table(*(f"x={run}" for run in order))["x"][1:] == ["46.8", "2.0"]
+    assert list(report_table.group(["lr=0.1"])) == ["lr=0.1"], "a folder with such a name"
+
+
 def test_a_model_before_and_after_training_are_two_rows(place):
     """Though their configs, and what was trained of them, are the same."""
     train("after", **{TOP1: 60.0})

@@ -12,7 +12,8 @@ import csv
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from webssl_toolbox import dist
 from webssl_toolbox.data.collate import Tokens
-from webssl_toolbox.data.image import read_image
+from webssl_toolbox.data.image import EXTENSIONS, read_image
 from webssl_toolbox.data.rng import sample_rng
 from webssl_toolbox.data.sample import Dataset, Sample, UnreadableSample
 from webssl_toolbox.encoder import Encoder
@@ -46,7 +47,7 @@ class Listed:
     classes: Sequence[str] = ()
 
     def __init__(self, file: Path, captions: bool) -> None:
-        self.folder, self.captions = file.parent, captions
+        self.file, self.captions = file, captions
         try:
             lines = file.read_text("utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
@@ -64,7 +65,14 @@ class Listed:
         line = self.lines[index]
         if self.captions:
             return Sample(None, (line,), key=line)
-        return Sample(read_image(self.folder / line), key=line)
+        return Sample(read_image(self.file.parent / line), key=line)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what tells this list, and the files that it names, from others."""
+        if self.captions:
+            return {"captions": str(self.file), "sha256": _digest(self.lines)}
+        files = [self.file.parent / line for line in self.lines]
+        return {"list": str(self.file), "sha256": _digest(map(_described, files))}
 
 
 class Parquet(Shards):
@@ -96,13 +104,17 @@ class Parquet(Shards):
         parquet.write_table(pyarrow.table(columns).replace_schema_metadata(notes), file)
 
 
-def listed(kind: str, file: str | Path) -> dict[str, Any]:
-    """Returns what names the lines of a file: they may be others tomorrow."""
-    return {kind: str(file), "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest()}
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def find_data(images: str) -> tuple[dict[str, Any], Callable[[], Any]]:
-    """Returns what names the images, and a function that opens them.
+def _described(file: Path) -> str:
+    """Returns the name and the size of a file: another image hardly has the same."""
+    return f"{file} {file.stat().st_size if file.exists() else None}"
+
+
+def find_data(images: str) -> tuple[Dataset, Any]:
+    """Returns the dataset, and what tells it from others.
 
     Args:
         images: a folder, a text file that lists files, or a dataset config.
@@ -111,17 +123,21 @@ def find_data(images: str) -> tuple[dict[str, Any], Callable[[], Any]]:
         FileNotFoundError: there is no such folder or file.
         ValueError: a config that is none.
     """
-    if Path(images).is_file():
-        return listed("list", images), lambda: Listed(Path(images), captions=False)
-    cfg: dict[str, Any] = {"type": "ImageFolder", "root": images}
     if images.lstrip().startswith("{"):
         try:
-            cfg = ast.literal_eval(images)
+            cfg: dict[str, Any] = ast.literal_eval(images)
         except (ValueError, SyntaxError) as error:
             raise ValueError(f"--images {images!r} is no dataset config: {error}") from error
-    elif not Path(images).is_dir():
+        return DATASETS.create(cfg, "--images"), cfg
+    if Path(images).is_file():
+        listed = Listed(Path(images), captions=False)
+        return listed, listed.identity()
+    if not Path(images).is_dir():
         raise FileNotFoundError(f"--images: there is no folder and no file {images!r}")
-    return cfg, lambda: DATASETS.create(cfg, "--images")
+    cfg = {"type": "ImageFolder", "root": images}
+    files = (Path(at, name) for at, _, names in os.walk(images, followlinks=True) for name in names)
+    described = sorted(_described(file) for file in files if file.suffix.lower() in EXTENSIONS)
+    return DATASETS.create(cfg, "--images"), cfg | {"sha256": _digest(described)}
 
 
 class Embedder:
@@ -191,11 +207,16 @@ def claim(folder: Path, identity: Any) -> None:
     """Refuses a folder that holds what another model made, or of other images.
 
     Raises:
-        ValueError: it does.
+        ValueError: it does, or ranks do not find the same model and images.
     """
     file, text = folder / "origin.json", json.dumps(identity, indent=2, sort_keys=True) + "\n"
     there = file.read_text("utf-8") if file.exists() else None
-    if dist.meet(str(file), there)[0] not in (None, text):
+    found = dist.meet(str(file), [there, text])
+    if any(rank[1] != found[0][1] for rank in found):
+        raise ValueError(
+            f"{folder}: ranks find different images or models; start when they are whole"
+        )
+    if found[0][0] not in (None, text):
         raise ValueError(
             f"{folder} holds embeddings of another model, of other images or with other options, "
             "see its origin.json; give another --out, or delete it"
@@ -214,7 +235,8 @@ def index(folder: Path, pieces: Iterator[Piece], store: Shards) -> tuple[int, in
             row = 0
             for _, path, *reasons in piece.notes:
                 if reasons:
-                    logger.warning("left out: %s", *reasons)
+                    file = store.file(first).name
+                    logger.warning("left out: %s (deleting %s tries again)", *reasons, file)
                 else:
                     table.writerow([path, store.file(first).name, row])
                     row += 1
@@ -273,10 +295,10 @@ def extract(args: argparse.Namespace) -> None:
     dist.init(device)
     model = open_model(args.model, device)
     if args.texts:
-        data, dataset = listed("captions", args.texts), Listed(args.texts, captions=True)
+        dataset: Any = Listed(args.texts, captions=True)
+        data = dataset.identity()
     else:
-        data, opened = find_data(args.images)
-        dataset = opened()
+        dataset, data = find_data(args.images)
     tower = args.tower or (model.text if args.texts else model.image)
     embed = Embedder(model, tower, args.layer, dataset, bool(args.texts))
     options = [tower, args.layer, args.format, args.batch_size, len(dataset)]

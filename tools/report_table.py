@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import takewhile
-from math import sqrt
+from math import isclose, sqrt
 from pathlib import Path
 
 from _report import intervals
@@ -38,7 +38,8 @@ def group(given: Sequence[str]) -> dict[str, list[Run]]:
     """
     rows: dict[tuple[str, str], dict[int, Run]] = {}
     for text in given:
-        name, named, folder = text.rpartition("=")
+        folder = text if Path(text).is_dir() else text.partition("=")[2] or text
+        name = text.removesuffix(folder).removesuffix("=")
         run = read(Path(folder))
         seeds = rows.setdefault((name, run.recipe), {})
         seeds[run.seed] = _joined(seeds[run.seed], run) if run.seed in seeds else run
@@ -55,14 +56,17 @@ def group(given: Sequence[str]) -> dict[str, list[Run]]:
 
 
 def _joined(first: Run, second: Run) -> Run:
-    """Joins what was measured of one model in two places."""
-    for name in first.metrics.keys() & second.metrics.keys():
-        if "/" in name and first.metrics[name] != second.metrics[name]:
+    """Joins what was measured of one model in two places, what one of them misses too."""
+    metrics = dict(first.metrics)
+    for name, value in second.metrics.items():
+        earlier = metrics.get(name)
+        if earlier is None or value is None:
+            metrics[name] = value if earlier is None else earlier
+        elif "/" in name and not isclose(earlier, value, rel_tol=1e-5):  # training logs 6 digits
             raise ValueError(
                 f"{first.name} and {second.name} are of one config and seed, but differ in {name}: "
                 "give one of them, or name them apart, NAME=RUN"
             )
-    metrics = {**first.metrics, **second.metrics}
     samples = {
         name: first.samples.get(name, {}) | second.samples.get(name, {})
         for name in first.samples | second.samples
