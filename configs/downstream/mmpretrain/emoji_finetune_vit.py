@@ -2,6 +2,9 @@
 # 2111.06377, table 9): lower rates for lower layers, mixed images, smooth labels, drop path.
 #
 #   python tools/downstream.py configs/downstream/mmpretrain/emoji_finetune_vit.py
+#
+# Result, one seed, on noto-v1, after 840 steps of DINO: 49.8 % (from scratch 41.0: add
+# --cfg-options model.backbone.init_cfg=None).
 _base_ = "_base_/emoji.py"
 
 model = dict(
