@@ -50,7 +50,8 @@ class Session:
         """Returns what each evaluator finds; what was measured before is read.
 
         Returns:
-            For each its ``metrics``, and the ``samples`` of each split: those that have a label.
+            For each its ``metrics``, the ``samples`` of each split: those that have a label, and
+            how many ``pictures`` it drew.
         """
         evaluation = Evaluation(evaluators)
         files = {
@@ -63,7 +64,7 @@ class Session:
             metrics, drawn = evaluation.run_one(name, self.model)
             splits = getattr(evaluation.evaluators[name], "splits", {})
             samples = {split: self._labelled(cfg) for split, cfg in splits.items()}
-            known[name] = {"metrics": metrics, "samples": samples}
+            known[name] = {"metrics": metrics, "samples": samples, "pictures": len(drawn)}
             if dist.rank() == 0:
                 save(drawn, self.folder / "pictures")
                 if None not in metrics.values():  # what is missing may be there later
@@ -131,32 +132,36 @@ def evaluate(args: argparse.Namespace) -> None:
     evaluators = said["evaluation"].evaluators if "evaluation" in said else {}
     device = find_device(args.device)
     dist.init(device)
-    session = Session(args.work_dir or work_dir(args), open_model(args.model, device))
+    folder = args.work_dir or work_dir(args)
+    wanted = _shards.key({name: cfg for name, cfg in evaluators.items() if cfg is not None})
+    claim(folder, args.model, wanted)
+    session = Session(folder, open_model(args.model, device))
     found = session.run(evaluators)
     metrics = {name: value for part in found.values() for name, value in part["metrics"].items()}
     if dist.rank() > 0:
         return
-    drawn = list((session.folder / "pictures").rglob("*.png"))
+    drawn = sum(part["pictures"] for part in found.values())
     if not metrics and not drawn:
         raise ValueError(f"{args.config} has no evaluation.evaluators that fit the model")
     config, step = (session.model.origin[name] for name in ("config", "step"))
     results = {
         "config": args.config,
         "model": args.model,
+        "evaluators": wanted,
         "recipe": recipe(config, step),
         "seed": config.get("seed", 0),
         "metrics": metrics,
         "samples": {name: part["samples"] for name, part in found.items() if part["samples"]},
     }
-    _shards.write(session.folder / "results.json", json.dumps(results, indent=2) + "\n")
-    _shards.write(session.folder / "results.md", to_markdown(metrics, {}))
+    _shards.write(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    _shards.write(folder / "results.md", to_markdown(metrics, {}))
     if args.json:
         args.json.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     session.finish()
     if metrics:
         Console(width=100).print(to_rich(metrics, {}))
     if drawn:
-        print(f"{len(drawn)} pictures in {session.folder / 'pictures'}")
+        print(f"{drawn} pictures in {folder / 'pictures'}")
 
 
 def work_dir(args: argparse.Namespace) -> Path:
@@ -166,11 +171,38 @@ def work_dir(args: argparse.Namespace) -> Path:
     kept = parts[-2:] if parts[-1].startswith("step_") else parts[-1:]
     if kept[-1].endswith(".py"):  # a work dir is mostly named after its config
         kept = [kept[-1].removesuffix(".py"), "initial"]
-    folder = Path("work_dirs", "_".join(["test", Path(config).stem, *kept]))
-    earlier = folder / "results.json"
-    if earlier.exists() and json.loads(earlier.read_text("utf-8"))["model"] != args.model:
-        raise ValueError(f"{folder} holds the results of another model; choose a --work-dir")
-    return folder
+    return Path("work_dirs", "_".join(["test", Path(config).stem, *kept]))
+
+
+def claim(folder: Path, model: str, evaluators: str) -> None:
+    """Refuses a folder with results that this command would replace by others.
+
+    Args:
+        folder: may hold the results of an earlier command.
+        model: as on the command line.
+        evaluators: a digest of their configs.
+
+    Raises:
+        ValueError: they are of another model, or of other evaluators; on all ranks.
+    """
+    file, error = folder / "results.json", None
+    if file.exists():
+        try:
+            said = json.loads(file.read_text("utf-8"))
+            ours = (resolved(said["model"]), said["evaluators"]) == (resolved(model), evaluators)
+        except (ValueError, LookupError, TypeError):  # of an earlier version, or of other software
+            ours = False
+        if not ours:
+            error = ValueError(
+                f"{folder} holds results, but not of this model and these evaluators; choose "
+                "another --work-dir, or delete it"
+            )
+    dist.meet(str(file), error=error)
+
+
+def resolved(model: str) -> str:
+    """Returns the same name for all ways to write a path; a config of a package is none."""
+    return model if "::" in model else str(Path(model).resolve())
 
 
 if __name__ == "__main__":
