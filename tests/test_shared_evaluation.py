@@ -4,10 +4,12 @@ import inspect
 import json
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from _models import open_model
 from safetensors.torch import load_file, save_file
 
 from tests import cases
@@ -24,6 +26,7 @@ torch.set_num_threads(1)
 VIEW = [dict(type="ResizeCenterCrop"), dict(type="Normalize")]
 SHAPES = ("disc", "bar", "post", "frame")
 BROKEN = (5, 20)
+MISSING_ON_SECOND = "first.py"
 
 
 @DATASETS.register_module()
@@ -33,8 +36,10 @@ class Drawings:
     classes = SHAPES
     synonyms: dict = {}
 
-    def __init__(self, count: int = 37, first: int = 0, fails_on: int = -1):
+    def __init__(self, count: int = 37, first: int = 0, fails_on: int = -1, fewer_on: int = -1):
         self.count, self.first, self.fails_on = count, first, fails_on
+        if dist.rank() == fewer_on:
+            self.count -= 2
 
     def __len__(self):
         return self.count
@@ -131,10 +136,20 @@ def failures():
                 Evaluation(evaluators).run(encoder())
             except ValueError as raised:
                 said[f"{type(error).__name__} {early}"] = str(raised)
-    try:
-        encoder().encode_dataset(drawings(fails_on=1))
-    except ValueError as raised:
-        said["unreadable disk"] = str(raised)
+    fewer = drawings(count=46, fewer_on=1)  # as many batches of six on either rank
+    probe = every_evaluator()["LinearProbe"] | dict(train=fewer, validation=TEST, view=VIEW)
+    for name, call in {
+        "unreadable disk": lambda: encoder().encode_dataset(drawings(fails_on=1)),
+        "fewer files": lambda: encoder().encode_dataset(fewer),
+        "fewer to train on": lambda: EVALUATORS.create(probe, "probe").run(encoder()),
+        "other weights": lambda: open_model("model.py", "cpu"),
+        "no weights": lambda: open_model(MISSING_ON_SECOND, "cpu"),
+        "same weights": lambda: open_model("webssl_toolbox::eval/models/pixels.py", "cpu"),
+    }.items():
+        try:
+            call()
+        except ValueError as raised:
+            said[name] = str(raised)
     with dist.alone():
         if dist.rank() == 0 and int(os.environ["RANK"]) == 1:  # the others are elsewhere
             said["alone"] = len(encoder().encode_dataset(TEST).features)
@@ -154,6 +169,10 @@ def one_rank(rank, ranks, folder):
     everything(own)
     (own / "warned.json").write_text(json.dumps(warned))
     if ranks == 2:
+        os.chdir(own)  # a place of one name, with other files
+        for name in ("model.py", MISSING_ON_SECOND)[: 2 - rank]:
+            sections = dict(model=dict(towers=dict(image=cases.VIT)), test_view=VIEW, seed=rank)
+            Path(name).write_text("".join(f"{k} = {value!r}\n" for k, value in sections.items()))
         (own / "failures.json").write_text(json.dumps(failures()))
     dist.shutdown()
 
@@ -216,6 +235,13 @@ def test_a_rank_that_fails_stops_all_of_them(two):
     assert first["ValueError True"] == first["ValueError False"] == "rank 1 failed: no luck"
     assert second["ValueError True"] == second["ValueError False"] == "no luck"
     assert first["unreadable disk"] == "rank 1 failed: the disk of this rank is gone"
+    assert "ranks see [46, 44] rows; give all ranks the same files" in first["fewer files"]
+    assert first["fewer to train on"].startswith("train: ranks see [46, 44] samples")
+    assert first["other weights"].startswith("model.py: ranks opened different weights")
+    assert first["no weights"] == f"rank 1 failed: {second['no weights']}"
+    assert "same weights" not in first
+    for name in ("fewer files", "fewer to train on", "other weights"):
+        assert first[name] == second[name]
     assert "come apart" in first["MissingPart True"] and "MissingPart False" not in first
     assert first.keys() == second.keys(), "neither went on without the other"
 

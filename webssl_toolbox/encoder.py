@@ -122,8 +122,7 @@ class Encoder:
         pooled = []
         for batch in _batches(ids, self.batch_size):
             rows = Tokens.collate("text", [Tokens(row, 0) for row in batch])
-            encoding = self._run(tower, rows["text"], rows["text.length"])
-            pooled.append(encoding.pooled.float().cpu())
+            pooled.append(self._run(tower, rows["text"], rows["text.length"]).pooled.float().cpu())
         return self._joint(torch.cat(pooled), self.text)
 
     def zero_shot(

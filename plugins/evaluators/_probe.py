@@ -166,6 +166,8 @@ class TrainedProbe:
         return {"type": f"heads of {type(self).__name__}", **arguments}
 
     def _steps(self, samples: int) -> int:
+        if len(set(counts := dist.meet("the samples of a probe", samples))) > 1:
+            raise dist.Failed(f"train: ranks see {counts} samples; give all ranks the same files")
         if samples < self.batch_size or self.batch_size % dist.world_size():
             raise ValueError(
                 f"batch_size={self.batch_size}: {samples} samples on {dist.world_size()} ranks give"

@@ -38,16 +38,17 @@ def in_pieces(
         store: pieces are taken from it, or put there by the first rank; all ranks see the same.
 
     Raises:
-        Failed: on all ranks, where one of them failed.
+        Failed: on all ranks, where one of them failed, or has another count.
     """
-    (kept, *_) = dist.meet(where, sorted(store or ()))
+    counts, (kept, *_) = zip(*dist.meet(where, [count, sorted(store or ())]), strict=True)
+    if len(set(counts)) > 1:
+        raise dist.Failed(f"{where}: ranks see {list(counts)} rows; give all ranks the same files")
     rows = max(1, ROWS // batch) * batch
     for first in range(0, count, rows):
         if store is not None and first in kept:
             yield store[first]
             continue
-        last = min(first + rows, count)
-        batches = [range(i, min(i + batch, last)) for i in range(first, last, batch)]
+        batches = [range(count)[i : i + batch] for i in range(count)[first : first + rows : batch]]
         piece = _shared(where, batches, encode)
         if store is not None and dist.rank() == 0:
             store[first] = piece
