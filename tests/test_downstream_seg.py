@@ -1,5 +1,6 @@
 """Dense tasks in mmsegmentation: maps, heads, losses and data, each against plain numbers."""
 
+import json
 import math
 from importlib import import_module
 
@@ -14,7 +15,7 @@ from webssl_plugins.transfer._depth import expected_depth, gradient_error, scale
 from webssl_plugins.transfer._maps import center_pad
 from webssl_toolbox.registry import DATASETS
 
-from .adapters import each, local, model_folders, needs  # noqa: F401
+from .adapters import ARCH, MM_RESNET, SIZES, TIMM_RESNET, each, local, model_folders, needs  # noqa: F401
 
 VIT = dict(type="ViT", patch_size=8, width=16, depth=3, heads=2, input_size=16)
 RESNET = dict(type="CLIPResNet", depths=(1, 1, 1, 1), width=8, input_size=32, heads=2)
@@ -97,6 +98,46 @@ def test_what_trains_gets_a_gradient(seg, tower):
 def test_towers_of_other_libraries_give_maps(seg, tower, folders):
     (found,) = backbone(seg, local(tower, folders), out_indices=[0])(torch.randn(2, 3, 32, 16))
     assert found.shape == (2, 16, 4, 2)
+
+
+UNMASKED = {
+    "timm": dict(
+        type="Timm",
+        name="eva02_tiny_patch14_224",
+        input_size=28,
+        kwargs=dict(embed_dim=16, depth=2, num_heads=2),
+    ),
+    "transformers": dict(type="TransformersImage", folder="clip"),
+    "mmpretrain": dict(
+        type="MMPretrain",
+        backbone=dict(type="VisionTransformer", arch=ARCH, patch_size=14),
+        input_size=28,
+    ),
+}
+
+
+@needs("mmseg")
+@each(UNMASKED)
+def test_images_are_padded_for_towers_that_mask_no_patches(seg, tower, tmp_path):
+    vision = SIZES | dict(image_size=28, patch_size=14, model_type="clip_vision_model")
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip/config.json").write_text(json.dumps(vision))
+    model = backbone(seg, local(tower, tmp_path), out_indices=[0], frozen=True)
+    images = torch.randn(2, 3, 100, 45)
+    (found,) = model(images)
+    (layer,) = model.tower.layers(F.pad(images, (5, 6, 6, 6)), [0])
+    assert found.shape == (2, 16, 8, 4) and torch.equal(found, layer.map)
+    with pytest.raises(ValueError, match="has no patches"):
+        model.tower.num_patches()
+
+
+@needs("mmseg")
+@each(dict(timm_resnet=TIMM_RESNET, mmpretrain_resnet=MM_RESNET))
+def test_convnets_see_images_as_they_are(seg, tower):
+    model = backbone(seg, tower, out_indices=[-1], frozen=True)
+    images = torch.randn(2, 3, 100, 45)
+    (layer,) = model.tower.layers(images, [-1])
+    assert torch.equal(model(images)[0], layer.map)
 
 
 @needs("mmseg")

@@ -136,13 +136,15 @@ class ImageAdapter(Tower):
 
     Attributes:
         model: the model; its state keeps the names of its library, below ``model.``.
-        patch_size: side of the patches that can be masked, in pixels; None for none.
-        keeps: whether the model can encode a subset of its patches.
+        patch_size: side of the patches that images are cut into, in pixels; None for none.
+        masks: whether the model can mask patches.
+        keeps: whether it can encode a subset of them.
     """
 
     input_size: int
     model: Any
     patch_size: int | None = None
+    masks: bool = False
     keeps: bool = False
 
     def encode(
@@ -162,7 +164,7 @@ class ImageAdapter(Tower):
         raise NotImplementedError
 
     def adopt(self, what: str) -> Encoding:
-        """Synchronises batch norms, measures widths, and freezes what no encoding depends on.
+        """Synchronises batch norms, measures sizes, and freezes what no encoding depends on.
 
         Args:
             what: the model in words, for messages.
@@ -174,6 +176,7 @@ class ImageAdapter(Tower):
             ValueError: the model does not encode an image of ``input_size``, or does not pool.
         """
         self.by_view = sync_batch_norms(self.model)
+        self.patch_size = _patch_size(self.model)
         image = torch.empty(2, 3, self.input_size, self.input_size, device="meta")
         segment = Segment(Need("", "image"), (Part("image", image),))
         with building(f"{what} at input_size={self.input_size}"):
@@ -185,7 +188,7 @@ class ImageAdapter(Tower):
 
     def plan(self, needs: frozenset[Need]) -> None:
         refuse_fusion(self, needs)
-        if self.patch_size is None:
+        if not self.masks:
             refuse_patches(self, needs)
         for need in needs:
             if need.keep and not self.keeps:
@@ -197,7 +200,7 @@ class ImageAdapter(Tower):
             self.grow_mask_token()
 
     def num_patches(self, size: int | None = None) -> int:
-        if self.patch_size is None:
+        if not self.masks or self.patch_size is None:
             return super().num_patches(size)
         return ((size or self.input_size) // self.patch_size) ** 2
 
@@ -218,6 +221,17 @@ class ImageAdapter(Tower):
             pairs = zip(pooled.split(rows), tokens.split(rows), strict=True)
             encodings |= {i: Encoding(*pair) for i, pair in zip(group, pairs, strict=True)}
         return [encodings[i] for i in range(len(segments))]
+
+
+def _patch_size(model: nn.Module) -> int | None:
+    """Returns the stride of the first convolution if its windows tile the image: of patches.
+
+    Else, as in most convnets, they overlap, and an image of any size has a border that is padded.
+    """
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.kernel_size != first.stride or first.stride[0] == 1:
+        return None
+    return first.stride[0]
 
 
 def freeze_unused(tower: Tower, segment: Segment) -> Encoding:

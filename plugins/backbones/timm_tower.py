@@ -77,13 +77,11 @@ class Timm(ImageAdapter):
         self.input_size = input_size or self.model.pretrained_cfg["input_size"][-1]
 
         plain = timm.models.VisionTransformer
-        self.keeps = (
+        self.keeps = self.masks = (
             isinstance(self.model, plain)
             and type(self.model).forward_features is plain.forward_features
             and type(self.model.patch_embed) is timm.layers.PatchEmbed
         )
-        if self.keeps:
-            self.patch_size = self.model.patch_embed.patch_size[0]
         self.register_parameter("mask_token", None)
         if pretrained:
             self._load(pretrained)

@@ -55,9 +55,8 @@ class TransformersImage(ImageAdapter):
         self.stride = getattr(config, "patch_size", None)
         encoding = self.adopt(f"the {config.model_type} model in {folder}")
         if "bool_masked_pos" in accepted and isinstance(self.stride, int):
-            side = self.input_size // self.stride
             # Not where patches are merged on the way, as in Swin.
-            self.patch_size = self.stride if encoding.tokens.shape[1] == side**2 else None
+            self.masks = encoding.tokens.shape[1] == (self.input_size // self.stride) ** 2
 
     def grow_mask_token(self) -> None:
         """Creates it where the config asked for none: zeros, as in iBOT and DINOv2."""
