@@ -157,6 +157,12 @@ def failures():
     return said
 
 
+def probe(model, **options):
+    few = drawings(count=5)  # each can be read
+    options = HEADS | dict(train=TRAIN, validation=few, splits=dict(a=few)) | options
+    return EVALUATORS.create(dict(type="LinearProbe", blocks=(1,), **options), "probe").run(model)
+
+
 def one_rank(rank, ranks, folder):
     torch.set_num_threads(1)
     os.environ["RANK"] = str(rank)
@@ -168,6 +174,10 @@ def one_rank(rank, ranks, folder):
     own.mkdir()
     everything(own)
     (own / "warned.json").write_text(json.dumps(warned))
+    for name, view in (("read", None), ("augmented", VIEW)):
+        warned.clear()
+        probe(encoder(), view=view)
+        (own / f"{name}.json").write_text(json.dumps(warned))
     if ranks == 2:
         os.chdir(own)  # a place of one name, with other files
         for name in ("model.py", MISSING_ON_SECOND)[: 2 - rank]:
@@ -227,6 +237,26 @@ def test_what_cannot_be_read_is_left_out_and_said_once(alone, two):
     said = "left out of the evaluation: 20.png: cannot be decoded"
     assert said in first, first
     assert said not in second
+
+
+LEFT_OUT = [f"left out of the evaluation: {i}.png: cannot be decoded" for i in BROKEN]
+STOOD_FOR = "replaced in the training of the probe: unreadable: {}.png: cannot be decoded"
+
+
+def test_a_probe_names_what_any_rank_cannot_read(two):
+    read, augmented = (json.loads((two / f"0/{n}.json").read_text()) for n in ("read", "augmented"))
+    assert read == LEFT_OUT, "the second is of the second rank"
+    assert sorted(augmented) == sorted(STOOD_FOR.format(i) for i in BROKEN), "each once"
+
+
+def test_a_probe_names_what_cannot_be_read_of_stored_pieces(caplog, monkeypatch):
+    monkeypatch.setattr(pieces, "ROWS", pieces.ROWS)  # which encoder() changes
+    model, stores = encoder(), {}
+    model.store_of = lambda cfg, count: stores.setdefault(repr(cfg), {})
+    for _ in range(2):
+        caplog.clear()
+        probe(model)
+        assert [record.message for record in caplog.records] == LEFT_OUT
 
 
 def test_a_rank_that_fails_stops_all_of_them(two):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ logger = logging.getLogger("webssl_toolbox")
 
 Image = np.ndarray | str | Path
 TEMPLATES = ("{}",)
+ReadBatch = Callable[[list[Sample]], dict[str, Tensor]]
 NO_IMAGE = "there is no image to encode, or none that can be read"
 
 
@@ -177,6 +179,27 @@ class Encoder:
         drawn = [self.view.draw(s, sample_rng(0, 0, i)) for i, s in enumerate(samples)]
         return self.view.finish(to_device(collate(drawn), self.device))
 
+    def read_all(
+        self, dataset: Dataset, where: str, read: ReadBatch, stored: Mapping[str, Any] | None
+    ) -> Piece:
+        """Returns what ``read`` makes of all samples, and ``[index, label, caption]`` of each.
+
+        Ranks share the work, and all have the result. What cannot be read is left out, and named.
+        ``stored`` is what the result depends on beside the weights, where it may be stored.
+        """
+        store = self.store_of(stored, len(dataset)) if stored and self.store_of else None
+
+        def encode(rows: range) -> Piece:
+            notes: list[Any] = []
+            found = dict(load_samples(dataset, rows, notes.append))
+            notes += ([i, s.label, next(iter(s.captions), "")] for i, s in found.items())
+            return Piece(read([*found.values()]) if found else {}, notes)
+
+        tensors, notes = joined([*in_pieces(where, len(dataset), self.batch_size, encode, store)])
+        for failed in (note for note in notes if len(note) == 2):
+            _warn(failed)
+        return Piece(tensors, [note for note in notes if len(note) == 3])
+
     def tower(self, name: str) -> Tower:
         """Returns a tower; raises MissingPart where there is none."""
         return self._part("tower", name)
@@ -213,30 +236,13 @@ class Encoder:
     def _encode_dataset(self, cfg: Mapping[str, Any], key: str) -> EncodedSplit:
         self.tower(self.image)  # before anything is read
         dataset: Dataset = DATASETS.create(cfg, "dataset")
-        store = self.store_of(cfg, len(dataset)) if self.store_of else None
-
-        def encode(rows: range) -> Piece:
-            samples, notes = [], []
-            for i in rows:
-                try:
-                    sample = dataset.load(i, sample_rng(0, 0, i, "test"))
-                except UnreadableSample as error:
-                    notes.append([i, str(error)])
-                    continue
-                samples.append(sample)
-                notes.append([i, sample.label, next(iter(sample.captions), "")])
-            return Piece({"features": self._pooled(samples)} if samples else {}, notes)
-
-        found = joined(list(in_pieces(key, len(dataset), self.batch_size, encode, store)))
-        for _, reason in (note for note in found.notes if len(note) == 2):
-            _leave_out(reason)
+        found = self.read_all(dataset, key, lambda each: {"features": self._pooled(each)}, cfg)
         if not found.tensors:
             raise ValueError(NO_IMAGE)
         features, embeddings = found.tensors["features"], None
         with suppress(MissingPart):
             embeddings = self._joint(features, self.image)
-        notes = [note for note in found.notes if len(note) == 3]
-        indices, labels, captions = map(list, zip(*notes, strict=True))
+        indices, labels, captions = map(list, zip(*found.notes, strict=True))
         ids, classes = torch.tensor(labels), dataset.classes
         return EncodedSplit(features, embeddings, ids, captions, classes, indices)
 
@@ -267,31 +273,25 @@ class Encoder:
         return parts[name]
 
 
-def load_samples(dataset: Dataset, indices: Iterable[int]) -> Iterator[tuple[int, Sample]]:
-    """Yields samples with their indices; one that cannot be read is left out, with a warning.
+def _warn(failed: Sequence[Any]) -> None:
+    if dist.rank() == 0:  # all ranks know of it
+        logger.warning("left out of the evaluation: %s", failed[1])
 
-    From a fixed generator: an evaluation is the same every time.
-    """
+
+def load_samples(
+    dataset: Dataset, indices: Iterable[int], leave_out: Callable[[list[Any]], None] = _warn
+) -> Iterator[tuple[int, Sample]]:
+    """Yields samples with their indices; ``leave_out`` gets ``[index, reason]`` of the others."""
     for i in indices:
         try:
-            yield i, dataset.load(i, sample_rng(0, 0, i, "test"))
+            yield i, dataset.load(i, sample_rng(0, 0, i, "test"))  # the same at each evaluation
         except UnreadableSample as error:
-            _leave_out(error)
-
-
-def _leave_out(reason: object) -> None:
-    if dist.rank() == 0:  # all ranks know of it
-        logger.warning("left out of the evaluation: %s", reason)
+            leave_out([i, str(error)])
 
 
 def _batches(items: Any, size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    items = iter(items)
+    while batch := list(islice(items, size)):
         yield batch
 
 

@@ -14,14 +14,14 @@ from webssl_toolbox.data.loader import batches, to_device
 from webssl_toolbox.data.sample import Dataset, Sample
 from webssl_toolbox.data.sampler import PositionSampler
 from webssl_toolbox.data.views import Context, Views
-from webssl_toolbox.encoder import Encoder, load_samples
-from webssl_toolbox.evaluation.pieces import Piece, in_pieces, joined
+from webssl_toolbox.encoder import Encoder
 
 from ._common import Config, class_ids
 from ._labelled import SEED, Labelled
 
 Read = Callable[[Tensor], Tensor]  # of images [B, 3, H, W], to [B, ...]
-Batches = Generator[tuple[Tensor, Tensor], None, None]
+# Features, labels, and what was replaced since it cannot be read: "kind: file: reason".
+Batches = Generator[tuple[Tensor, Tensor, list[str]], None, None]
 
 
 class Part:
@@ -70,17 +70,15 @@ def read_dataset(
         ValueError: no sample has a label.
     """
 
-    def encode(rows: range) -> Piece:
-        samples = [sample for _, sample in load_samples(dataset, rows) if sample.label >= 0]
+    def read_labelled(samples: list[Sample]) -> dict[str, Tensor]:
+        samples = [sample for sample in samples if sample.label >= 0]
         if not samples:
-            return Piece({}, [*rows])
+            return {}
         with model.evaluating():
             made = read(model.prepare(samples)).cpu()
-        labels = torch.tensor([sample.label for sample in samples])
-        return Piece({"features": made, "labels": labels}, [*rows])
+        return {"features": made, "labels": torch.tensor([sample.label for sample in samples])}
 
-    store = model.store_of(stored, len(dataset)) if stored and model.store_of else None
-    found = joined(list(in_pieces(where, len(dataset), model.batch_size, encode, store))).tensors
+    found = model.read_all(dataset, where, read_labelled, stored).tensors
     if not found:
         raise ValueError(f"{where}: no sample has a label; choose a dataset with classes")
     return Labelled(found["features"], class_ids(found["labels"], dataset.classes, names))
@@ -91,7 +89,7 @@ def stored_batches(rows: Labelled, batch_size: int, device: torch.device) -> Bat
     sampler = PositionSampler(len(rows.labels), batch_size, SEED, 0, dist.rank(), dist.world_size())
     for keys in sampler:
         batch = rows.at(torch.tensor([index for _, index, _ in keys]))
-        yield batch.features.to(device), batch.labels.to(device)
+        yield batch.features.to(device), batch.labels.to(device), []
 
 
 def viewed_batches(
@@ -119,4 +117,4 @@ def viewed_batches(
             images = views.finish(to_device(batch, model.device))["probe"]
             with model.evaluating():
                 made = read(images)
-            yield made, labels.to(model.device)
+            yield made, labels.to(model.device), batch.unreadable

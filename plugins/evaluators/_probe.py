@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ from webssl_toolbox.registry import DATASETS, VIEWS
 from webssl_toolbox.towers import Layer, Tower
 
 from ._common import Config, check_positive, check_splits, percent
-from ._frozen import Part, Read, read_dataset, stored_batches, viewed_batches
+from ._frozen import Batches, Part, Read, read_dataset, stored_batches, viewed_batches
 from ._labelled import check_validation, hold_out
 
 logger = logging.getLogger("webssl_toolbox")
@@ -154,8 +154,9 @@ class TrainedProbe:
                 *(self.batch_size, self.workers, start),
             )
         with closing(drawn):
+            replaced: set[str] = set()
             for step in range(start, total):
-                setup.heads.update(*_drawn_by_all(drawn), step, total)
+                setup.heads.update(*_drawn_by_all(drawn, replaced), step, total)
                 if kept is not None and (step + 1) % (total // self.epochs) == 0:
                     _keep(setup.heads, kept, step + 1)
 
@@ -193,20 +194,28 @@ def _keep(heads: Heads, store: Store, step: int) -> None:
             del store[earlier]
 
 
-def _drawn_by_all(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _drawn_by_all(batches: Batches, replaced: set[str]) -> tuple[Tensor, Tensor]:
     """Returns the next batch, if all ranks have theirs: none waits for gradients of one that fails.
+
+    Args:
+        batches: of this rank.
+        replaced: samples of all ranks that others stand for; a new one is named, and added.
 
     Raises:
         Failed: on all ranks, where one of them cannot read its batch.
     """
-    batch: Any = None
-    failed = None
+    features: Any = None
+    labels: Any = None
+    failed, unreadable = None, list[str]()
     try:
-        batch = next(batches)
+        features, labels, unreadable = next(batches)
     except (ValueError, OSError, RuntimeError) as error:
         failed = error
-    dist.meet("a batch of the probe", error=failed)
-    return batch
+    found = dist.meet("a batch of the probe", unreadable, failed)
+    for line in sorted({line for lines in found for line in lines} - replaced):
+        logger.warning("replaced in the training of the probe: %s", line)
+        replaced.add(line)
+    return features, labels
 
 
 def last_layers(model: Encoder, images: Tensor, count: int) -> list[Layer]:
