@@ -131,7 +131,10 @@ def test_other_images_of_the_same_names_or_number_are_refused(place, monkeypatch
 
 
 def test_ranks_that_find_other_images_all_fail(place, monkeypatch):
-    monkeypatch.setattr(extract.dist, "meet", lambda where, own: [own, [None, "other images"]])
+    def meet(where, own, error=None):
+        return [own, [None, "other images"]] if where.endswith("origin.json") else [own]
+
+    monkeypatch.setattr(extract.dist, "meet", meet)
     with pytest.raises(ValueError, match="out: ranks find different images or models"):
         run(monkeypatch, "--images", "photos")
     assert not Path("out").exists()
