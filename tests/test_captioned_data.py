@@ -1,6 +1,7 @@
 """Images with captions: in folders, in several columns, in COCO's format; and which is taken."""
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -40,6 +41,30 @@ def test_captions_beside_images(root):
     dataset = ImageFolder(str(root), captions="files")
     assert pairs(dataset) == [("a.jpg", ("a cat", "a second look")), ("sub_one/c.JPG", ("café",))]
     assert dataset.load(0, RNG).image.shape == (24, 20, 3)
+
+
+def test_links_are_followed_but_not_in_circles(root, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (root / "a.jpg").rename(tmp_path / "elsewhere/a.jpg")
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    for back in (root / "sub_one/again", root / "sub_one/more"):
+        back.symlink_to(root)
+    (tmp_path / "elsewhere/back").symlink_to(root)
+    keys = [key for key, _ in pairs(ImageFolder(str(root)))]
+    assert keys == ["linked/a.jpg", "sub_one/b.png", "sub_one/c.JPG"]
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(root, monkeypatch):
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("sub_one"):
+            raise OSError(5, "Input/output error", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(OSError, match=r"Input/output error: .*sub_one"):
+        len(ImageFolder(str(root)))
 
 
 @pytest.mark.parametrize("text", [b" \n\n", b"caf\xe9"])

@@ -372,8 +372,10 @@ def test_optimizers_that_do_not_fit(tmp_path):
     model, optimizer = build("sgd_momentum")
     train(model, optimizer, 0, 1)
     path = checkpoint.save(tmp_path, 1, model, optimizer)
-    with pytest.raises(ValueError, match="state of SGD, not of AdamW"):
+    with pytest.raises(ValueError, match="state of SGD with momentum, not of AdamW"):
         checkpoint.load(path, model, OPTIMIZERS["adamw"](model.parameters()))
+    with pytest.raises(ValueError, match="state of SGD with momentum, not of SGD: "):
+        checkpoint.load(path, model, torch.optim.SGD(model.parameters()))
     part = torch.optim.SGD(model.a.parameters(), momentum=0.9)
     with pytest.raises(ValueError, match=r"optimizer\.safetensors does not fit: .* unexpected"):
         checkpoint.load(path, model, part)

@@ -88,6 +88,15 @@ def test_what_would_keep_nothing_is_refused(tmp_path, metric, interval, said):
         train(tmp_path, **options)
 
 
+def test_a_run_that_goes_on_is_not_finished(tmp_path):
+    train(tmp_path, **changes([1.0] * 6))
+    assert (tmp_path / "results.md").exists()
+    longer = changes([1.0] * 8) | dict(train_cfg__max_iters=8)
+    with pytest.raises(Stopped):
+        train(tmp_path, Sends(7, signal.SIGTERM), resume=True, **longer)
+    assert not (tmp_path / "results.md").exists()
+
+
 def test_a_metric_without_data_trains_on_and_is_named_in_the_table(tmp_path):
     options = changes([None] * 6) | dict(vis_backends=dict(t=dict(type="TensorboardVisBackend")))
     with pytest.raises(ValueError, match="'x/a/top1' is not among the metrics"):

@@ -2,6 +2,8 @@
 
 import copy
 import hashlib
+import os
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -172,6 +174,24 @@ def test_torchrun_shards_resumes_exactly_and_equals_replicas(tmp_path):
     compare(one, two, "two sharded ranks")
     first, second = ([row["mlm.loss"] for row in rows(tmp_path / name)] for name in ("1", "2"))
     assert len(first) == 6 and first == pytest.approx(second, abs=2e-6)  # as they are written
+
+
+def test_a_rank_that_fails_does_not_wait_for_the_others(monkeypatch):
+    left = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append(True))
+    for error, leaves in ((OSError("disk full"), False), (SystemExit(75), True)):
+        with pytest.raises(type(error)):
+            try:
+                raise error
+            finally:
+                dist.shutdown()
+        assert bool(left) is leaves
+
+    code = "import atexit, _terminal as t; atexit.register(print, 'late'); t.fail('disk full')"
+    place = {"cwd": Path(__file__).parents[1] / "tools", "env": os.environ | {"WORLD_SIZE": "2"}}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, **place)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, b"", b"error: disk full\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")

@@ -106,6 +106,24 @@ def test_a_run_writes_what_it_promises(tmp_path):
         Runner(config(), tmp_path)
 
 
+def test_another_number_of_samples_is_said_and_refused_where_ranks_differ(
+    tmp_path, caplog, monkeypatch
+):
+    Runner(config(), tmp_path).train()
+    monkeypatch.setattr(checkpoint, "load", lambda *_: {"step": 4, "samples": 9})
+    runner = Runner(config(), tmp_path, resume=True)
+    assert "it saw 9 samples, now there are 40: in another order" in caplog.text
+    monkeypatch.setattr(dist, "gather_json", lambda own: [own, own - 1])
+    with pytest.raises(ValueError, match=r"ranks see \[40, 39\] samples; give all ranks"):
+        runner.train()
+
+
+def test_a_mistake_in_the_test_view_is_named_there(tmp_path):
+    view = [dict(type="ResizeCenterCrop", size=32, resize=16)]
+    with pytest.raises(ValueError, match=r"^test_view\[0\]: resize must be"):
+        Runner(config(test_view=view), tmp_path)
+
+
 def test_each_loss_falls_on_fixed_inputs(tmp_path):
     runner = Runner(config(train_cfg__max_iters=60), tmp_path)
     batch = next(loader.batches(runner.dataset, runner.views, 8, 0))

@@ -145,12 +145,15 @@ def test_a_metric_that_no_cell_measured_is_named():
 # -- running it --------------------------------------------------------------------------------
 
 TRAINER = """
-import json, pathlib, sys
+import json, os, pathlib, sys
 out = pathlib.Path(sys.argv[sys.argv.index("--work-dir") + 1])
 with (out.parent / "calls.txt").open("a") as calls:
     calls.write(out.name + "\\n")
+if "seed=1" in sys.argv and pathlib.Path("dying").exists():
+    os.kill(os.getpid(), 9)
 if "seed=1" in sys.argv and not pathlib.Path("healed").exists():
     sys.exit("error: out of memory\\n(WEBSSL_TRACEBACK=1 shows where)")
+(out / "gpu.txt").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 lines = [{"step": 5, "samples_per_s": 9.0}, {"step": 10, "samples_per_s": 4.0}, {"a/top1": 1.0}]
 (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
 (out / "results.md").touch()
@@ -172,11 +175,25 @@ def test_a_failed_cell_is_named_and_only_it_is_tried_again(workshop, tmp_path):
         workshop.run(STUDY, cells)
     calls = tmp_path / "study/base/all/calls.txt"
     assert sorted(calls.read_text().split()) == [f"10-steps-{seed}" for seed in range(3)]
+    (tmp_path / "dying").touch()
+    with pytest.raises(RuntimeError, match=r"base/all/10-steps-1: ended with -9 \(see"):
+        workshop.run(STUDY, cells)  # and not of what the time before it did
+    (tmp_path / "dying").unlink()
     calls.unlink()
     (tmp_path / "healed").touch()
     workshop.run(STUDY, cells)
     assert calls.read_text().split() == ["10-steps-1"]
     assert workshop.metrics(cells[1]) == {"a/top1": 1.0}
+
+
+@pytest.mark.parametrize(("visible", "places"), [("", "01"), ("4, GPU-f00", ["4", "GPU-f00"])])
+def test_cells_share_the_gpus_that_are_visible(workshop, tmp_path, monkeypatch, visible, places):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    workshop.gpus = 2
+    for place in range(4):
+        workshop._train([], tmp_path / f"cell{place}", place)
+    found = [(tmp_path / f"cell{place}/gpu.txt").read_text() for place in range(4)]
+    assert found == [*places, *places]
 
 
 def test_costs_are_measured_once(workshop, tmp_path):

@@ -20,8 +20,18 @@ def plain(text: object) -> str:
 
 
 def fail(error: object) -> NoReturn:
-    """Ends the script with an error on the terminal."""
-    sys.exit(f"error: {plain(error)}")
+    """Ends the script with an error on the terminal.
+
+    One rank of several ends at once: to leave their group, it would wait for ranks that wait for
+    it, and who started them would see none fail.
+    """
+    text = f"error: {plain(error)}"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        print(text, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+    sys.exit(text)
 
 
 def log(level: int = logging.INFO, form: str = "%(message)s", times: str | None = None) -> None:

@@ -86,6 +86,8 @@ def main() -> None:
             fail(f"{reason}: is the library of {args.config} not installed? {extras}")
         said = str(error) if isinstance(error, ValueError | OSError) else repr(error)
         fail(f"{said}\n(WEBSSL_TRACEBACK=1 shows where)")
+    finally:
+        dist.shutdown()
 
 
 if __name__ == "__main__":

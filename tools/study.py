@@ -115,19 +115,22 @@ class Workshop:
         work_dir.mkdir(parents=True, exist_ok=True)
         env = dict(os.environ)
         if self.gpus:
-            env["CUDA_VISIBLE_DEVICES"] = str(place % self.gpus)
+            visible = env.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
+            env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[place % self.gpus].strip()
         else:  # a core each: threads of several runs on the same cores hold one another up
             env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
         command = [*self.train, "--work-dir", str(work_dir), "--resume", "--cfg-options", *options]
         with (work_dir / "log.txt").open("a", encoding="utf-8") as log:
             log.write(f"{command}\n")
             log.flush()
+            began = log.tell()
             # With the lock: a run that outlives a killed study still holds the folder.
             run = subprocess.run(
                 command, env=env, stdout=log, stderr=log, pass_fds=[self.lock], check=False
             )
         if run.returncode:
-            lines = (work_dir / "log.txt").read_text(encoding="utf-8").strip().splitlines()
+            written = (work_dir / "log.txt").read_bytes()[began:].decode("utf-8", "replace")
+            lines = [f"ended with {run.returncode}", *written.strip().splitlines()]
             errors = [line for line in lines if line.startswith("error: ")]
             raise RuntimeError(f"{[*lines, *errors][-1]} (see {work_dir / 'log.txt'})")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -72,8 +73,8 @@ def init(device: torch.device) -> None:
 
 
 def shutdown() -> None:
-    """Leaves the process group, if there is one."""
-    if is_initialized():
+    """Leaves the process group, unless for an error: NCCL would wait for ranks that wait."""
+    if is_initialized() and not isinstance(sys.exception(), Exception):
         torch_dist.destroy_process_group()
         wait_for_gloo()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from webssl_toolbox.data.sample import Sample, UnreadableSample
 class ImageFolder:
     """All images below a folder, however deep, folder by folder in sorted order.
 
-    Hidden files and folders (a leading dot) are left out; links to folders are followed. The folder
-    is listed at the first use, not when the dataset is built.
+    Hidden files and folders (a leading dot) are left out; links to folders are followed, but for
+    those that lead back. The folder is listed at the first use, not when the dataset is built.
 
     Args:
         root: the folder.
@@ -34,6 +35,7 @@ class ImageFolder:
             an image outside every class folder.
         FileNotFoundError: at first use, if there is no such folder, no image in it, or no image
             with a caption file.
+        OSError: at first use, if a folder in it cannot be listed.
     """
 
     synonyms: Mapping[str, Sequence[str]] = {}
@@ -85,8 +87,10 @@ class ImageFolder:
         return paths
 
     def _walk(self) -> Iterator[str]:
-        for folder, subfolders, files in os.walk(self.root, followlinks=True):
-            subfolders[:] = sorted(name for name in subfolders if name[0] != ".")
+        for folder, subfolders, files in os.walk(self.root, onerror=_refuse, followlinks=True):
+            subfolders[:] = sorted(
+                name for name in subfolders if name[0] != "." and not _leads_back(folder, name)
+            )
             if self.only is not None and folder == self.root:
                 subfolders[:] = [name for name in subfolders if name in self._label_of]
             prefix = os.path.relpath(folder, self.root).replace(os.sep, "/") + "/"
@@ -127,6 +131,17 @@ class ImageFolder:
             captions = (folder.replace("_", " "),)
         label = self._label_of[folder] if self.labels else -1
         return Sample(read_image(path), captions, label, key)
+
+
+def _refuse(error: OSError) -> None:
+    """Raises what ``os.walk`` would pass over: a run of some of the images."""
+    raise error
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Returns whether a link leads to a folder that it lies in, and so on without an end."""
+    path = Path(folder, name)
+    return path.is_symlink() and any(path.samefile(above) for above in path.absolute().parents)
 
 
 def _caption_file(image: str) -> str:

@@ -21,6 +21,11 @@ class Results(Hook):
     pictures in ``<work dir>/pictures``, and in the backends that show them.
     """
 
+    def before_train(self, runner: Any) -> None:
+        """Removes the table of a shorter run that goes on."""
+        if dist.rank() == 0 and runner.iter < runner.max_iters:
+            (runner.work_dir / "results.md").unlink(missing_ok=True)
+
     def after_val_epoch(
         self, runner: Any, metrics: Mapping[str, float | None] | None = None
     ) -> None:

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from webssl_toolbox.data.collate import Tokens, caption_id
+from webssl_toolbox.data.collate import Tokens
+from webssl_toolbox.data.rng import stable_hash
 from webssl_toolbox.data.sample import Sample
 from webssl_toolbox.data.views import Context, Transform
 
@@ -50,7 +51,7 @@ class Tokenize(Transform):
         self.tokenizer: Any = context.tower(self.tower).tokenizer
 
     def __call__(self, value: str, sample: Sample, rng: np.random.Generator) -> Tokens:
-        return Tokens(self.tokenizer.encode(value), caption_id(sample.captions[0]))
+        return Tokens(self.tokenizer.encode(value), stable_hash(sample.captions[0]))
 
 
 class MaskTokens(Transform):

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .rng import stable_hash
-
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     """Stacks the drawn samples of a batch; values with a ``collate`` of their own use it."""
@@ -106,8 +104,3 @@ class PatchMask:
             f"{name}.index": torch.from_numpy(np.flatnonzero(hidden)),
             f"{name}.weight": torch.from_numpy(weight.astype(np.float32)),
         }
-
-
-def caption_id(caption: str) -> int:
-    """Returns the identity of a caption, equal in all processes."""
-    return stable_hash(caption)

@@ -154,14 +154,13 @@ class Pipeline:
 
     def __init__(self, name: str, cfg: Sequence[Mapping[str, Any]], context: Context) -> None:
         self.name = name
-        steps = [
-            VIEWS.create(step, f"train_dataloader.views.{name}[{i}]") for i, step in enumerate(cfg)
-        ]
+        where = name if name == "test_view" else f"train_dataloader.views.{name}"
+        steps = [VIEWS.create(step, f"{where}[{i}]") for i, step in enumerate(cfg)]
         self.device = [step for step in steps if isinstance(step, DeviceTransform)]
         self.worker = steps[: len(steps) - len(self.device)]
         if any(isinstance(step, DeviceTransform) for step in self.worker):
             raise ValueError(
-                f"train_dataloader.views.{name}: colour, blur and normalisation run batched on the "
+                f"{where}: colour, blur and normalisation run batched on the "
                 "device, so they come after every crop and flip; move them to the end of the list"
             )
         self.optional = bool(self.worker) and isinstance(self.worker[0], Optional)

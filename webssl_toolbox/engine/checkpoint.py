@@ -32,6 +32,7 @@ from torch.optim import Optimizer
 from .. import dist
 from . import stream
 from .fit import check_fit, described
+from .parts import kind
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -77,7 +78,7 @@ def save(
     if optimizer is not None:
         contents[OPTIMIZER] = optimizer_tensors(model, optimizer)
         names = sorted(_named_parameters(model, optimizer))
-        state["optimizer"] = {"type": _types(optimizer), "parameters": names}
+        state["optimizer"] = {"type": kind(optimizer), "parameters": names}
 
     final = root / f"step_{step:08d}"
     if dist.rank() > 0:
@@ -255,11 +256,6 @@ def _named_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Pa
     return named
 
 
-def _types(optimizer: Optimizer) -> str | dict[str, str]:
-    """Returns the optimizer's type; that of each part of the model, where they have their own."""
-    return getattr(optimizer, "types", type(optimizer).__name__)
-
-
 def _write(
     folder: Path, contents: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]
 ) -> None:
@@ -347,7 +343,7 @@ def _check_optimizer(
 ) -> None:
     if not isinstance(recorded, dict):
         raise ValueError(f"{path} holds no optimizer state: load the model alone")
-    stored_types, types = recorded.get("type"), _types(optimizer)
+    stored_types, types = recorded.get("type"), kind(optimizer)
     if types != stored_types:
         same = "use the same, or load the model alone"
         raise ValueError(f"{path} holds the state of {stored_types}, not of {types}: {same}")

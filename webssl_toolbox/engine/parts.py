@@ -98,6 +98,12 @@ def split(cfg: settings.OptimWrapper, model: nn.Module) -> list[Part]:
     return list(parts.values())
 
 
+def kind(optimizer: Optimizer) -> Any:
+    """Returns its type, with options that decide what it keeps; where several, by path."""
+    kept = [option for option in ("amsgrad", "momentum") if optimizer.defaults.get(option)]
+    return getattr(optimizer, "types", None) or " with ".join([type(optimizer).__name__, *kept])
+
+
 class Joined(Optimizer):
     """Several optimizers of one model as one: it lists their groups, and they share its state.
 
@@ -112,7 +118,7 @@ class Joined(Optimizer):
     def __init__(self, paths: Sequence[str], optimizers: Sequence[Optimizer]) -> None:
         super().__init__([group for each in optimizers for group in each.param_groups], {})
         self.optimizers = optimizers
-        self.types = {of: type(each).__name__ for of, each in zip(paths, optimizers, strict=True)}
+        self.types = {of: kind(each) for of, each in zip(paths, optimizers, strict=True)}
         for each in optimizers:
             self.state.update(each.state)
             each.state = self.state  # by parameter, so they do not meet

@@ -107,6 +107,8 @@ class Runner:
         s = self.settings
         if hasattr(self.dataset, "prepare"):
             self.dataset.prepare()
+        if len(set(counts := dist.gather_json(len(self.dataset)))) > 1:
+            raise ValueError(f"ranks see {counts} samples; give all ranks the same files")
         batches = loader.batches(
             self.dataset,
             self.views,
@@ -234,6 +236,7 @@ class Runner:
             meta = {
                 "config": _plain(self.cfg),
                 "batch_size": self.settings.train_dataloader.batch_size,
+                "samples": len(self.dataset),
                 "world_size": dist.world_size(),
             }
             optimizer = self.optim_wrapper.optimizer
@@ -280,6 +283,8 @@ class Runner:
                     f"{batch_size}; resume with that"
                 )
             logger.info("resuming from %s", found)
+            if (seen := state.get("samples")) != (now := len(self.dataset)):
+                logger.warning("it saw %s samples, now there are %d: in another order", seen, now)
             local = [name for name, o in self.model.objectives.items() if o.rank_local]
             if local and dist.world_size() > 1:
                 logger.warning(
