@@ -50,6 +50,9 @@ def test_links_are_followed_but_not_in_circles(root, tmp_path):
     for back in (root / "sub_one/again", root / "sub_one/more"):
         back.symlink_to(root)
     (tmp_path / "elsewhere/back").symlink_to(root)
+    for name in (".trash", "lost+found"):
+        (root / name).mkdir()
+        (root / name / "d.png").write_bytes((root / "sub_one/b.png").read_bytes())
     keys = [key for key, _ in pairs(ImageFolder(str(root)))]
     assert keys == ["linked/a.jpg", "sub_one/b.png", "sub_one/c.JPG"]
 

@@ -88,9 +88,7 @@ class ImageFolder:
 
     def _walk(self) -> Iterator[str]:
         for folder, subfolders, files in os.walk(self.root, onerror=_refuse, followlinks=True):
-            subfolders[:] = sorted(
-                name for name in subfolders if name[0] != "." and not _leads_back(folder, name)
-            )
+            subfolders[:] = sorted(name for name in subfolders if _is_ours(folder, name))
             if self.only is not None and folder == self.root:
                 subfolders[:] = [name for name in subfolders if name in self._label_of]
             prefix = os.path.relpath(folder, self.root).replace(os.sep, "/") + "/"
@@ -138,10 +136,12 @@ def _refuse(error: OSError) -> None:
     raise error
 
 
-def _leads_back(folder: str, name: str) -> bool:
-    """Returns whether a link leads to a folder that it lies in, and so on without an end."""
+def _is_ours(folder: str, name: str) -> bool:
+    """Returns whether to look into a folder: not where a link leads back, which has no end."""
     path = Path(folder, name)
-    return path.is_symlink() and any(path.samefile(above) for above in path.absolute().parents)
+    if name[0] == "." or name == "lost+found":  # of the file system, which alone may read it
+        return False
+    return not path.is_symlink() or not any(map(path.samefile, path.absolute().parents))
 
 
 def _caption_file(image: str) -> str:
