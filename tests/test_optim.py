@@ -129,7 +129,10 @@ def test_state_of_other_parts_is_refused(tmp_path, parts):
     wrapper = wrap(model, image=("towers.image", SGD))
     train(model, wrapper, range(2))
     path = checkpoint.save(tmp_path, 2, model, wrapper.optimizer)
-    assert checkpoint.verify(path)["optimizer"]["type"] == {"": "AdamW", "towers.image": "SGD"}
+    assert checkpoint.verify(path)["optimizer"]["type"] == {
+        "": "AdamW",
+        "towers.image": "SGD with momentum",
+    }
     with pytest.raises(ValueError, match=r"holds the state of .*towers\.image.*SGD"):
         checkpoint.load(path, model, wrap(model, **parts).optimizer, strict=False)
 

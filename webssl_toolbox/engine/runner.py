@@ -283,7 +283,7 @@ class Runner:
                     f"{batch_size}; resume with that"
                 )
             logger.info("resuming from %s", found)
-            if (seen := state.get("samples")) != (now := len(self.dataset)):
+            if (seen := state.get("samples")) and seen != (now := len(self.dataset)):
                 logger.warning("it saw %s samples, now there are %d: in another order", seen, now)
             local = [name for name, o in self.model.objectives.items() if o.rank_local]
             if local and dist.world_size() > 1:
