@@ -102,7 +102,8 @@ def test_test_runs_the_evaluators_of_the_config(config, tmp_path):
     model = MODELS.create({"type": "Pretrainer"} | cfg["model"], "model")
     checkpoint.save(tmp_path / "run/checkpoints", 1, model, meta={"config": cfg})
     file = tmp_path / "metrics.json"
-    done = python("test.py", config, tmp_path / "run", "--device", "cpu", "--json", file)
+    places = ["--json", file, "--work-dir", tmp_path / "found"]
+    done = python("test.py", config, tmp_path / "run", "--device", "cpu", *places)
     assert done.returncode == 0, done.stderr
     assert json.loads(file.read_text()) == {"knn/same/top1": 100.0}
     assert "knn" in done.stdout and "100.0" in done.stdout
