@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 from mmengine.hooks import Hook
 from PIL import Image
 
@@ -262,6 +263,19 @@ def test_a_killed_worker_is_named_when_its_batch_is_missing(running):
     ):
         list(islice(batches, 100))
     assert time.monotonic() - began < 60
+
+
+def test_a_worker_that_dies_as_it_hands_a_batch_over_is_named(running, monkeypatch):
+    batches = running(Numbers())
+    iterator = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
+    lost = ConnectionResetError(104, "Connection reset by peer")
+    monkeypatch.setattr(iterator, "_next_data", lambda _: raised(lost))
+    with pytest.raises(ChildProcessError, match=r"worker died: .*reset by peer while .*--resume"):
+        list(islice(batches, 100))
+
+
+def raised(error):
+    raise error
 
 
 class Hangs(Numbers):

@@ -145,8 +145,9 @@ def _watched(loader: DataLoader, at: Tensor, timeout: float) -> Generator[Batch,
     while True:
         try:
             batch = next(batches)
-        except RuntimeError as error:
-            what, where = str(error), f"while the workers read samples {at[at >= 0].tolist()}"
+        except (RuntimeError, ConnectionError) as error:  # this if killed as it hands a batch over
+            lost = "DataLoader worker died: " * isinstance(error, ConnectionError)
+            what, where = f"{lost}{error}", f"while the workers read samples {at[at >= 0].tolist()}"
             if what.startswith("DataLoader worker"):
                 raise ChildProcessError(
                     f"{what} {where}; memory may have run out, or one of these files crashes its "
