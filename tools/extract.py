@@ -12,7 +12,6 @@ import csv
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from webssl_toolbox import dist
 from webssl_toolbox.data.collate import Tokens
-from webssl_toolbox.data.image import EXTENSIONS, read_image
+from webssl_toolbox.data.image import read_image
 from webssl_toolbox.data.rng import sample_rng
 from webssl_toolbox.data.sample import Dataset, Sample, UnreadableSample
 from webssl_toolbox.encoder import Encoder
@@ -135,9 +134,9 @@ def find_data(images: str) -> tuple[Dataset, Any]:
     if not Path(images).is_dir():
         raise FileNotFoundError(f"--images: there is no folder and no file {images!r}")
     cfg = {"type": "ImageFolder", "root": images}
-    files = (Path(at, name) for at, _, names in os.walk(images, followlinks=True) for name in names)
-    described = sorted(_described(file) for file in files if file.suffix.lower() in EXTENSIONS)
-    return DATASETS.create(cfg, "--images"), cfg | {"sha256": _digest(described)}
+    folder: Any = DATASETS.create(cfg, "--images")
+    described = (_described(Path(images, path)) for path in folder.paths)
+    return folder, cfg | {"sha256": _digest(described)}
 
 
 class Embedder:
@@ -232,13 +231,12 @@ def index(folder: Path, pieces: Iterator[Piece], store: Shards) -> tuple[int, in
         table = csv.writer(opened)
         table.writerow(["path", "file", "row"])
         for piece in pieces:
-            row = 0
+            row, file = 0, store.file(first).name
             for _, path, *reasons in piece.notes:
                 if reasons:
-                    file = store.file(first).name
                     logger.warning("left out: %s (deleting %s tries again)", *reasons, file)
                 else:
-                    table.writerow([path, store.file(first).name, row])
+                    table.writerow([path, file, row])
                     row += 1
             first, rows, failed = (
                 first + len(piece.notes),

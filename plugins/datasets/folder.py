@@ -74,7 +74,7 @@ class ImageFolder:
             return tuple(sorted(e.name for e in entries if e.is_dir() and e.name[0] != "."))
 
     @cached_property
-    def _paths(self) -> PackedStrings:
+    def paths(self) -> PackedStrings:
         """Paths relative to the root, with forward slashes."""
         self._check_root()
         paths = PackedStrings(self._walk())
@@ -116,11 +116,11 @@ class ImageFolder:
             )
 
     def __len__(self) -> int:
-        return min(len(self._paths), self.limit or len(self._paths))
+        return min(len(self.paths), self.limit or len(self.paths))
 
     def load(self, index: int, rng: np.random.Generator) -> Sample:
         """Reads one image with its captions; ``rng`` is not used: a view chooses the caption."""
-        key = self._paths[index * len(self._paths) // len(self)]
+        key = self.paths[index * len(self.paths) // len(self)]
         path, folder = os.path.join(self.root, key), key.split("/", 1)[0]
         captions: tuple[str, ...] = ()
         if self.captions == "files":
