@@ -8,7 +8,10 @@
 _base_ = ["../declip_r50_laptop.py"]
 
 model = dict(
-    towers=dict(image=dict(depths=(1, 1, 1, 1)), text=dict(depth=1, activation="gelu")),
+    towers=dict(
+        image=dict(depths=(1, 1, 1, 1)),
+        text=dict(activation="gelu", vocab_size=4096),
+    ),
 )
 # Fewer pairs than concepts: the share of 1/8 has 217. No workers: runs side by side have the cores.
 train_dataloader = dict(batch_size=128, num_workers=0)
