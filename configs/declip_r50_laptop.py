@@ -2,7 +2,7 @@
 #
 #   python tools/train.py configs/declip_r50_laptop.py
 #
-# Hardware: 2 CPU cores, 10 to 14 minutes, evaluation included. Data: the embedded corpus.
+# Hardware: 2 CPU cores, 11 to 14 minutes, evaluation included. Data: the embedded corpus.
 # Result, seed 0 / 1: zero-shot top-1 on concepts never seen 16.6 / 16.8, top-5 29.6 / 28.4 (mean of
 # two designers, chance 0.5 and 2.5); on noto-v1's drawings of seen concepts 25.2 / 26.6 of 1,949.
 _base_ = ["declip_r50.py"]
