@@ -10,7 +10,7 @@ _base_ = ["declip_r50.py"]
 model = dict(
     towers=dict(
         image=dict(width=16, input_size=32),
-        # Wide in words and nothing else: a word in pieces is not known again in another caption.
+        # With CLIP's whole vocabulary: a word in pieces is not known again in another caption.
         text=dict(width=128, depth=1, heads=4),
     ),
     spaces=dict(joint=dict(dim=256)),

@@ -21,8 +21,8 @@ class TextTransformer(CaptionTower):
         pool: ``'eot'``, the last token of a caption; ``'cls'``, the first; or ``'mean'`` of all.
         mlp_ratio: hidden width of the MLP over ``width``.
         activation: ``'quick_gelu'`` (OpenAI's models) or ``'gelu'``.
-        vocab_size: ids of the tokenizer; fewer than CLIP's spell rare words in more pieces, so
-            that a small tower is not mostly embedding.
+        vocab_size: ids of the tokenizer; with fewer than CLIP's a small tower is not mostly
+            embedding, but rare words come in pieces, and are not known again in new captions.
 
     Raises:
         ValueError: the arguments contradict one another.
