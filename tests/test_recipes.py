@@ -54,7 +54,7 @@ def test_a_laptop_config_is_small(name):
     model = build_on_meta(settings(name).model)
     weights = [p for p in model.parameters() if p.requires_grad]
     assert sum(p.numel() for p in weights) < 2e7
-    # Of a vocabulary, a step reads the rows of its captions alone.
+    # The rows of CLIP's whole vocabulary are counted apart: they cost a twentieth of a step.
     assert sum(p.numel() for p in weights if CLIP_VOCABULARY not in p.shape) < 5e6
 
 

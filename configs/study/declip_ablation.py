@@ -10,7 +10,7 @@ _base_ = ["../declip_r50_laptop.py"]
 model = dict(
     towers=dict(
         image=dict(depths=(1, 1, 1, 1)),
-        text=dict(activation="gelu", vocab_size=4096),
+        text=dict(activation="gelu", vocab_size=4096),  # as its tables were made
     ),
 )
 # Fewer pairs than concepts: the share of 1/8 has 217. No workers: runs side by side have the cores.
